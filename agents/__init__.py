@@ -1,0 +1,1 @@
+"""Who decides: heuristics, bandits and reinforcement-learning policies."""

@@ -1,0 +1,1 @@
+"""What is good: one pure function per term, with declared units."""
