@@ -1,0 +1,1 @@
+"""The compiled emulation of a cluster of vLLM V1 engines."""

@@ -1,0 +1,330 @@
+"""An emulated cluster of vLLM V1 engines behind the ``Cluster`` protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from envs.cluster import ClusterSnapshot, Completion, Events, FirstToken, InstanceTraits, Request, Slo
+from envs.emulator.build import InstanceConfig, build_state, clear
+from envs.emulator.engine import advance_all, advance_to_completion
+from envs.emulator.kv_cache import find
+from envs.emulator.scheduler import enqueue
+from envs.emulator.state import EVENT_DTYPE, NONE, NUM_EVENTS, NUM_STEP_ROWS, REQUEST_DTYPE, State
+from envs.emulator.step_time import decode_step_s, prefill_tokens_per_s
+
+
+@njit(cache=True)
+def _submit(
+    state: State,
+    slot: int,
+    index: int,
+    now_s: float,
+    request_id: int,
+    num_prompt_tokens: int,
+    num_output_tokens: int,
+    arrived_at_s: float,
+    first_hash: int,
+    hashes: NDArray[np.int64],
+) -> None:
+    instance, request = state.instances[index], state.requests[slot]
+    request.request_id = request_id
+    request.num_prompt_tokens = num_prompt_tokens
+    request.num_output_tokens = num_output_tokens
+    request.num_generated_tokens = 0
+    request.num_computed_tokens = 0
+    request.num_scheduled_tokens = 0
+    request.num_held_blocks = 0
+    request.num_cached_blocks = 0
+    request.num_cached_tokens = 0
+    request.num_preemptions = 0
+    request.first_hash = first_hash
+    request.num_hashes = hashes.shape[0]
+    request.row = NONE
+    request.arrived_at_s = arrived_at_s
+    request.first_token_at_s = np.nan
+    for position in range(hashes.shape[0]):
+        state.hashes[first_hash + position] = hashes[position]
+    if instance.num_running + instance.num_waiting == 0 and instance.step_ends_at_s == np.inf:
+        instance.free_at_s = max(instance.free_at_s, now_s)
+    enqueue(state, instance, slot)
+
+
+@njit(cache=True)
+def _count_cached_blocks(state: State, hashes: NDArray[np.int64], out: NDArray[np.int64]) -> None:
+    for index in range(state.instances.shape[0]):
+        instance = state.instances[index]
+        num = 0
+        if instance.prefix_caching:
+            while num < hashes.shape[0] and find(state, instance, hashes[num]) != NONE:
+                num += 1
+        out[index] = num
+
+
+@njit(cache=True)
+def _any_completion(state: State) -> bool:
+    for number in range(state.counts[NUM_EVENTS]):  # noqa: SIM110 (plain loops compile fast)
+        if state.events[number].is_completion:
+            return True
+    return False
+
+
+@njit(cache=True)
+def _gather_events(state: State) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Take the events in order of time: whole numbers ``[n, 8]`` and instants ``[n, 3]``."""
+    num = state.counts[NUM_EVENTS]
+    state.counts[NUM_EVENTS] = 0
+    whole, instants = np.empty((num, 8), np.int64), np.empty((num, 3), np.float64)
+    order = np.argsort(state.events[:num]["at_s"], kind="mergesort")
+    for position in range(num):
+        event = state.events[order[position]]
+        request = state.requests[event.slot]
+        row, times = whole[position], instants[position]
+        row[0] = request.request_id
+        row[1] = event.instance
+        row[2] = event.slot
+        row[3] = request.num_prompt_tokens
+        row[4] = request.num_output_tokens
+        row[5] = request.num_cached_tokens
+        row[6] = request.num_preemptions
+        row[7] = event.is_completion
+        times[0] = event.at_s
+        times[1] = request.arrived_at_s
+        times[2] = request.first_token_at_s
+    return whole, instants
+
+
+class EmulatedCluster:
+    """vLLM engines in virtual time.
+
+    Gauges (``snapshot``) are read from every instance at the multiples of ``scrape_interval_s``, so that
+    what a router sees is up to that old. ``step_log_rows`` > 0 keeps one row for each request in each
+    scheduler step, taken with ``take_step_log``.
+    """
+
+    def __init__(
+        self,
+        instances: Sequence[InstanceConfig],
+        block_size: int = 16,
+        scrape_interval_s: float = 0.1,
+        step_log_rows: int = 0,
+    ) -> None:
+        if not 0.0 < scrape_interval_s < float("inf"):
+            raise ValueError(
+                f"scrape_interval_s is {scrape_interval_s}, it must be a positive number of seconds"
+            )
+        self.configs = tuple(instances)
+        self.block_size = block_size
+        self.scrape_interval_s = scrape_interval_s
+        self._state = build_state(self.configs, block_size, step_log_rows=step_log_rows)
+        self._traits = [_traits(config, index, block_size) for index, config in enumerate(self.configs)]
+        self.reset()
+
+    @property
+    def now_s(self) -> float:
+        """The instant the cluster has been advanced to."""
+        return self._now_s
+
+    @property
+    def traits(self) -> list[InstanceTraits]:
+        """One entry per instance, in index order."""
+        return self._traits
+
+    @property
+    def state(self) -> State:
+        """The emulator's own memory, for tests and tools; an array may be replaced when it must grow."""
+        return self._state
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests submitted and not yet completed."""
+        return len(self._slos)
+
+    def reset(self) -> None:
+        """Go back to time 0 with every instance idle and every cache empty."""
+        clear(self._state)
+        self._now_s = 0.0
+        self._free_slots = list(range(len(self._state.requests) - 1, -1, -1))
+        self._slos: dict[int, Slo] = {}  # request slot -> what its user accepts
+        self._hash_top = 0
+        self._scrape(0)
+
+    def submit(self, request: Request, instance_index: int) -> None:
+        """Put a request into an instance's waiting queue now.
+
+        Raises ``IndexError`` for an instance that does not exist and ``ValueError`` for a request that it
+        could never serve. An answer that would outgrow ``max_model_len`` is cut there, as vLLM does.
+        """
+        if not 0 <= instance_index < len(self.configs):
+            raise IndexError(f"instance {instance_index} does not exist: the cluster has {len(self.configs)}")
+        max_model_len = self.configs[instance_index].max_model_len
+        if request.num_prompt_tokens < 1 or request.num_output_tokens < 1:
+            raise ValueError(
+                f"request {request.request_id} has {request.num_prompt_tokens} prompt and"
+                f" {request.num_output_tokens} output tokens; both must be at least 1"
+            )
+        if request.num_prompt_tokens >= max_model_len:
+            raise ValueError(
+                f"request {request.request_id} has {request.num_prompt_tokens} prompt tokens, instance"
+                f" {instance_index} takes fewer than its max_model_len of {max_model_len}:"
+                " drop or clip such requests in the workload, or raise max_model_len"
+            )
+        hashes = request.block_hashes
+        if not self._free_slots:
+            self._grow_slots()
+        if self._hash_top + len(hashes) > len(self._state.hashes):
+            self._make_room_for_hashes(len(hashes))
+        slot = self._free_slots.pop()
+        self._slos[slot] = request.slo
+        _submit(
+            self._state,
+            slot,
+            instance_index,
+            self._now_s,
+            request.request_id,
+            request.num_prompt_tokens,
+            min(request.num_output_tokens, max_model_len - request.num_prompt_tokens),
+            request.arrived_at_s,
+            self._hash_top,
+            hashes,
+        )
+        self._hash_top += len(hashes)
+
+    def advance_to(self, time_s: float, stop_at_completion: bool = False) -> Events:
+        """Let time pass until ``time_s``, or, if asked, only until the first completion.
+
+        ``time_s`` may be infinite with ``stop_at_completion``; with nothing in flight no time passes then.
+        Raises ``ValueError`` for an instant that is past or not a number.
+        """
+        if not time_s >= self._now_s or (time_s == np.inf and not stop_at_completion):
+            raise ValueError(f"cannot advance to {time_s} s: the cluster is at {self._now_s} s")
+        if time_s == np.inf and not self._slos:
+            return Events([], [])
+        run = advance_to_completion if stop_at_completion else _advance_all_to
+        while True:
+            scrape = self._num_scrapes + 1
+            if not stop_at_completion:  # scrapes before the last one due would be overwritten unseen
+                scrape = max(scrape, int(time_s / self.scrape_interval_s))
+            scrape_at_s = scrape * self.scrape_interval_s
+            until_s = min(scrape_at_s, time_s)
+            self._now_s = run(self._state, until_s)
+            if self._now_s == scrape_at_s:
+                self._scrape(scrape)
+            if self._now_s >= time_s or (stop_at_completion and _any_completion(self._state)):
+                return self._take_events()
+
+    def drain(self) -> Events:
+        """Let time pass until nothing is in flight."""
+        events = Events([], [])
+        while self._slos:
+            passed = self.advance_to(np.inf, stop_at_completion=True)
+            events.first_tokens.extend(passed.first_tokens)
+            events.completions.extend(passed.completions)
+        return events
+
+    def snapshot(self) -> ClusterSnapshot:
+        """What the last scrape of each instance said."""
+        seen = self._scraped
+        return ClusterSnapshot(
+            num_waiting=seen["num_waiting"],
+            num_running=seen["num_running"],
+            frac_kv_cache_usage=1.0 - seen["num_free_blocks"] / seen["num_blocks"],
+            frac_prefix_hits=seen["num_hit_tokens"] / np.maximum(seen["num_queried_tokens"], 1),
+            age_s=np.full(len(self.configs), self._now_s - self._num_scrapes * self.scrape_interval_s),
+            healthy=np.ones(len(self.configs), np.bool_),
+        )
+
+    def num_exact_hit_tokens(self, request: Request) -> NDArray[np.int64]:
+        """Prompt tokens of ``request`` that each instance's cache holds right now, ``[num_instances]``."""
+        num_blocks = np.zeros(len(self.configs), np.int64)
+        usable = (request.num_prompt_tokens - 1) // self.block_size
+        _count_cached_blocks(self._state, request.block_hashes[:usable], num_blocks)
+        return num_blocks * self.block_size
+
+    def take_step_log(self) -> NDArray[np.void]:
+        """Return the STEP_DTYPE rows kept since the last call, and forget them."""
+        counts = self._state.counts
+        rows = self._state.step_log[: counts[NUM_STEP_ROWS]].copy()
+        counts[NUM_STEP_ROWS] = 0
+        return rows
+
+    def _scrape(self, number: int) -> None:
+        self._num_scrapes = number
+        self._scraped = self._state.instances.copy()
+
+    def _take_events(self) -> Events:
+        whole, instants = _gather_events(self._state)
+        events = Events([], [])
+        for (request_id, instance, slot, prompt, output, cached, preemptions, is_completion), (
+            at_s,
+            arrived_at_s,
+            first_token_at_s,
+        ) in zip(whole.tolist(), instants.tolist(), strict=True):
+            if is_completion:
+                events.completions.append(
+                    Completion(
+                        request_id,
+                        instance,
+                        arrived_at_s,
+                        first_token_at_s,
+                        at_s,
+                        prompt,
+                        output,
+                        cached,
+                        preemptions,
+                        self._slos.pop(slot),
+                    )
+                )
+                self._free_slots.append(slot)
+            else:
+                events.first_tokens.append(FirstToken(request_id, instance, at_s))
+        return events
+
+    def _grow_slots(self) -> None:
+        old = self._state.requests
+        requests = np.zeros(2 * len(old), REQUEST_DTYPE)
+        requests[: len(old)] = old
+        requests["request_id"][len(old) :] = NONE
+        self._free_slots.extend(range(2 * len(old) - 1, len(old) - 1, -1))
+        self._state = self._state._replace(requests=requests, events=np.zeros(4 * len(old), EVENT_DTYPE))
+
+    def _make_room_for_hashes(self, num_wanted: int) -> None:
+        """Move the hashes of the requests in flight together; double the room if half of it is in use."""
+        requests, hashes = self._state.requests, self._state.hashes
+        slots = sorted(self._slos, key=lambda slot: int(requests["first_hash"][slot]))
+        num_used = int(requests["num_hashes"][slots].sum())
+        size = len(hashes)
+        while 2 * (num_used + num_wanted) > size:
+            size *= 2
+        packed = np.zeros(size, np.int64)
+        top = 0
+        for slot in slots:
+            first, num = int(requests["first_hash"][slot]), int(requests["num_hashes"][slot])
+            packed[top : top + num] = hashes[first : first + num]
+            requests["first_hash"][slot] = top
+            top += num
+        self._hash_top = top
+        self._state = self._state._replace(hashes=packed)
+
+
+def _advance_all_to(state: State, until_s: float) -> float:
+    advance_all(state, until_s)
+    return until_s
+
+
+def _traits(config: InstanceConfig, index: int, block_size: int) -> InstanceTraits:
+    law = config.profile.law
+    return InstanceTraits(
+        name=f"{config.profile.gpu}-{index}",
+        num_blocks=config.num_blocks,
+        block_size=block_size,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_model_len=config.max_model_len,
+        prefix_caching=config.prefix_caching,
+        prefill_tokens_per_s=prefill_tokens_per_s(law, config.max_num_batched_tokens),
+        decode_step_s=decode_step_s(law),
+    )

@@ -1,0 +1,246 @@
+"""Paged KV blocks and automatic prefix caching of one instance, as vLLM V1 keeps them.
+
+Follows ``BlockPool``, ``BlockHashToBlockMap`` and ``FullAttentionManager`` of vLLM 0.32.0
+(vllm/v1/core/block_pool.py, single_type_kv_cache_manager.py):
+
+* free blocks form one queue; the head is handed out (and evicted) next;
+* a request's blocks are freed tail first; blocks that are in the prefix cache go to the end of the queue,
+  those that are not go to its front;
+* a full block enters the cache when it is allocated, so that a request scheduled later in the same step
+  may hit it; several blocks may be cached under one hash, the oldest is the one that is hit;
+* a hit takes its block out of the queue, wherever it stands.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from envs.emulator.state import NO_HASH, NONE, PRIVATE_HASH, InstanceRecord, RequestRecord, State
+
+
+@njit(cache=True, inline="always")
+def mixed(value: int) -> int:
+    """Scramble 64 bits (the finaliser of splitmix64)."""
+    z = np.uint64(value) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.int64((z ^ (z >> np.uint64(31))) >> np.uint64(1))  # type: ignore[return-value]
+
+
+@njit(cache=True)
+def block_hash(request: RequestRecord, hashes: NDArray[np.int64], index: int) -> int:
+    """Hash of a request's ``index``-th block; one of its own where the workload gave none."""
+    if index < request.num_hashes:
+        return hashes[request.first_hash + index]
+    return mixed((request.request_id + 1) * np.int64(1 << 24) + index) | 1
+
+
+@njit(cache=True)
+def find(state: State, instance: InstanceRecord, wanted: int) -> int:
+    """Return the block that is hit for a hash, or NONE."""
+    slots, first, mask = state.cache_slots, instance.first_cache_slot, instance.cache_slot_mask
+    at = mixed(wanted) & mask
+    while True:
+        slot = slots[first + at]
+        if slot.block_hash == wanted:
+            return slot.block
+        if slot.block_hash == NO_HASH:
+            return NONE
+        at = (at + 1) & mask
+
+
+@njit(cache=True)
+def insert(state: State, instance: InstanceRecord, block: int, wanted: int) -> None:
+    """Cache a block under a hash, behind the blocks that are there already."""
+    blocks = state.blocks
+    blocks[block].block_hash = wanted
+    slots, first, mask = state.cache_slots, instance.first_cache_slot, instance.cache_slot_mask
+    at = mixed(wanted) & mask
+    while True:
+        slot = slots[first + at]
+        if slot.block_hash == wanted:
+            oldest = slot.block
+            newest = blocks[oldest].prev_twin
+            blocks[newest].next_twin = block
+            blocks[block].prev_twin = newest
+            blocks[block].next_twin = oldest
+            blocks[oldest].prev_twin = block
+            return
+        if slot.block_hash == NO_HASH:
+            slot.block_hash = wanted
+            slot.block = block
+            blocks[block].prev_twin = block
+            blocks[block].next_twin = block
+            return
+        at = (at + 1) & mask
+
+
+@njit(cache=True)
+def evict(state: State, instance: InstanceRecord, block: int) -> None:
+    """Take a block out of the prefix cache, if it is there."""
+    record = state.blocks[block]
+    gone = record.block_hash
+    record.block_hash = NO_HASH
+    if gone <= NO_HASH:
+        return
+    slots, first, mask = state.cache_slots, instance.first_cache_slot, instance.cache_slot_mask
+    at = mixed(gone) & mask
+    while slots[first + at].block_hash != gone:
+        at = (at + 1) & mask
+    if record.next_twin != block:
+        state.blocks[record.prev_twin].next_twin = record.next_twin
+        state.blocks[record.next_twin].prev_twin = record.prev_twin
+        if slots[first + at].block == block:
+            slots[first + at].block = record.next_twin
+        return
+    # Close the gap: move back every later entry of this run that may stand in the freed slot.
+    hole = at
+    while True:
+        at = (at + 1) & mask
+        follower = slots[first + at].block_hash
+        if follower == NO_HASH:
+            break
+        home = mixed(follower) & mask
+        if ((at - home) & mask) >= ((at - hole) & mask):
+            slots[first + hole].block_hash = follower
+            slots[first + hole].block = slots[first + at].block
+            hole = at
+    slots[first + hole].block_hash = NO_HASH
+
+
+@njit(cache=True, inline="always")
+def _unlink(state: State, instance: InstanceRecord, block: int) -> None:
+    blocks = state.blocks
+    before, after = blocks[block].prev_free, blocks[block].next_free
+    if before == NONE:
+        instance.free_head = after
+    else:
+        blocks[before].next_free = after
+    if after == NONE:
+        instance.free_tail = before
+    else:
+        blocks[after].prev_free = before
+    instance.num_free_blocks -= 1
+
+
+@njit(cache=True)
+def free_request(state: State, instance: InstanceRecord, request: RequestRecord) -> None:
+    """Give a request's blocks back, tail first; cached ones to the end of the queue, others to its front."""
+    blocks = state.blocks
+    row = state.block_table[request.row]
+    front_after = NONE  # vLLM prepends the uncached ones as one piece, in the order they are freed
+    for index in range(request.num_held_blocks - 1, -1, -1):
+        block = row[index]
+        record = blocks[block]
+        record.num_refs -= 1
+        if record.num_refs > 0:
+            continue
+        if record.block_hash != NO_HASH:
+            record.prev_free = instance.free_tail
+            record.next_free = NONE
+            if instance.free_tail == NONE:
+                instance.free_head = block
+            else:
+                blocks[instance.free_tail].next_free = block
+            instance.free_tail = block
+        else:
+            after = instance.free_head if front_after == NONE else blocks[front_after].next_free
+            record.prev_free = front_after
+            record.next_free = after
+            if front_after == NONE:
+                instance.free_head = block
+            else:
+                blocks[front_after].next_free = block
+            if after == NONE:
+                instance.free_tail = block
+            else:
+                blocks[after].prev_free = block
+            front_after = block
+        instance.num_free_blocks += 1
+    request.num_held_blocks = 0
+    request.num_cached_blocks = 0
+
+
+@njit(cache=True)
+def publish_private_blocks(state: State, instance: InstanceRecord, request: RequestRecord) -> None:
+    """Enter a request's private blocks in the cache table, for its return after a preemption."""
+    row = state.block_table[request.row]
+    for index in range(request.num_cached_blocks):
+        if state.blocks[row[index]].block_hash == PRIVATE_HASH:
+            insert(state, instance, row[index], block_hash(request, state.hashes, index))
+
+
+@njit(cache=True)
+def num_hit_blocks(
+    state: State, instance: InstanceRecord, request: RequestRecord, num_tokens: int, row: NDArray[np.int32]
+) -> int:
+    """Write the longest cached prefix of ``num_tokens`` tokens into ``row``; return its length in blocks.
+
+    The last token is always computed anew, for its logits, so that a full hit recomputes its last block.
+    """
+    if not instance.prefix_caching:
+        return 0
+    limit = (num_tokens - 1) // instance.block_size
+    if request.num_preemptions == 0:
+        limit = min(limit, request.num_hashes)  # nothing of its own can be cached yet
+    for index in range(limit):
+        block = find(state, instance, block_hash(request, state.hashes, index))
+        if block == NONE:
+            return index
+        row[index] = block
+    return limit
+
+
+@njit(cache=True)
+def num_unreferenced(state: State, row: NDArray[np.int32], num_blocks: int) -> int:
+    """Of the first blocks of a row, count those that stand in the free queue."""
+    num = 0
+    for index in range(num_blocks):
+        if state.blocks[row[index]].num_refs == 0:
+            num += 1
+    return num
+
+
+@njit(cache=True)
+def touch(state: State, instance: InstanceRecord, row: NDArray[np.int32], num_blocks: int) -> None:
+    """Take a reference on the first blocks of a row."""
+    for index in range(num_blocks):
+        block = row[index]
+        if state.blocks[block].num_refs == 0:
+            _unlink(state, instance, block)
+        state.blocks[block].num_refs += 1
+
+
+@njit(cache=True)
+def grow(state: State, instance: InstanceRecord, request: RequestRecord, num_blocks: int) -> None:
+    """Hand blocks from the head of the queue to a request until it holds ``num_blocks``."""
+    row = state.block_table[request.row]
+    for index in range(request.num_held_blocks, num_blocks):
+        block = instance.free_head
+        _unlink(state, instance, block)
+        if state.blocks[block].block_hash != NO_HASH:
+            evict(state, instance, block)
+        state.blocks[block].num_refs = 1
+        row[index] = block
+    if num_blocks > request.num_held_blocks:
+        request.num_held_blocks = num_blocks
+
+
+@njit(cache=True)
+def cache_full_blocks(
+    state: State, instance: InstanceRecord, request: RequestRecord, num_tokens: int
+) -> None:
+    """Enter the request's blocks that ``num_tokens`` tokens fill in the prefix cache."""
+    if not instance.prefix_caching:
+        return
+    row = state.block_table[request.row]
+    num_full = num_tokens // instance.block_size
+    for index in range(request.num_cached_blocks, num_full):
+        if index < request.num_hashes or request.num_preemptions > 0:
+            insert(state, instance, row[index], block_hash(request, state.hashes, index))
+        else:
+            state.blocks[row[index]].block_hash = PRIVATE_HASH
+    if num_full > request.num_cached_blocks:
+        request.num_cached_blocks = num_full

@@ -1,0 +1,164 @@
+"""The emulator's memory: four tables of records that every compiled function works on.
+
+The engine is a set of plain functions over this state (no classes inside compiled code), so that one call
+can advance a whole cluster and a test can look at everything between two steps. Blocks, block-table rows
+and cache-table slots of all instances lie in common arrays; an instance's record says where its share
+begins. ``NONE`` marks an absent index everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.emulator.step_time import STEP_TIME_DTYPE
+
+NONE = -1
+
+InstanceRecord: TypeAlias = Any
+"""One row of ``State.instances``; NumPy's typing has no structured rows."""
+RequestRecord: TypeAlias = Any
+"""One row of ``State.requests``."""
+
+INSTANCE_DTYPE = np.dtype(
+    [
+        # what the instance is: fixed while it lives
+        ("block_size", "i8"),
+        ("num_blocks", "i8"),  # usable ones; vLLM's own count is one more, for its null block
+        ("max_num_seqs", "i8"),
+        ("max_num_batched_tokens", "i8"),
+        ("max_model_len", "i8"),
+        ("long_prefill_token_threshold", "i8"),
+        ("watermark_blocks", "i8"),
+        ("reserve_full_isl", "?"),
+        ("prefix_caching", "?"),
+        ("first_block", "i8"),
+        ("first_row", "i8"),
+        ("first_cache_slot", "i8"),
+        ("cache_slot_mask", "i8"),
+        *[(name, "f8") for name in STEP_TIME_DTYPE.names or ()],
+        # its free-block queue, in eviction order
+        ("free_head", "i8"),
+        ("free_tail", "i8"),
+        ("num_free_blocks", "i8"),
+        # its scheduler
+        ("num_running", "i8"),
+        ("waiting_head", "i8"),
+        ("waiting_tail", "i8"),
+        ("num_waiting", "i8"),
+        ("num_free_rows", "i8"),
+        # its step: idle instances have step_ends_at_s = inf
+        ("num_steps", "i8"),
+        ("free_at_s", "f8"),
+        ("step_ends_at_s", "f8"),
+        # what it counted since time 0
+        ("num_queried_tokens", "i8"),
+        ("num_hit_tokens", "i8"),
+        ("num_computed_tokens", "i8"),
+        ("num_generated_tokens", "i8"),
+        ("num_preemptions", "i8"),
+        ("num_finished", "i8"),
+        ("busy_s", "f8"),
+    ]
+)
+
+REQUEST_DTYPE = np.dtype(
+    [
+        ("request_id", "i8"),  # NONE: the slot is free
+        ("num_prompt_tokens", "i8"),
+        ("num_output_tokens", "i8"),  # owed
+        ("num_generated_tokens", "i8"),  # done
+        ("num_computed_tokens", "i8"),
+        ("num_scheduled_tokens", "i8"),  # in the step that runs now
+        ("num_held_blocks", "i8"),
+        ("num_cached_blocks", "i8"),  # of the held ones, those entered in the prefix cache
+        ("num_cached_tokens", "i8"),  # prefix hit at first admission
+        ("num_preemptions", "i8"),
+        ("first_hash", "i8"),  # into State.hashes
+        ("num_hashes", "i8"),
+        ("row", "i8"),  # into State.block_table; NONE while waiting
+        ("next_waiting", "i8"),
+        ("arrived_at_s", "f8"),
+        ("first_token_at_s", "f8"),
+    ]
+)
+
+BLOCK_DTYPE = np.dtype(
+    [
+        ("block_hash", "i8"),  # NO_HASH, PRIVATE_HASH or the hash it is cached under
+        ("prev_free", "i4"),
+        ("next_free", "i4"),
+        ("prev_twin", "i4"),  # ring of blocks cached under one hash, oldest first
+        ("next_twin", "i4"),
+        ("num_refs", "i4"),
+    ],
+    align=True,
+)
+
+CACHE_SLOT_DTYPE = np.dtype([("block_hash", "i8"), ("block", "i8")])
+"""Open-addressing table: hash -> oldest block cached under it. ``block_hash`` 0 marks an empty slot."""
+
+NO_HASH = 0
+PRIVATE_HASH = -1
+"""A full block whose content only its own request could ask for again: it keeps its place in the eviction
+order like any cached block, but enters the cache table only if its request is preempted."""
+
+EVENT_DTYPE = np.dtype(
+    [
+        ("at_s", "f8"),
+        ("slot", "i8"),
+        ("instance", "i8"),
+        ("is_completion", "?"),
+    ]
+)
+"""A first token or a completion. Completed slots stay filled until their event is taken."""
+
+STEP_DTYPE = np.dtype(
+    [
+        ("instance", "i8"),
+        ("step", "i8"),
+        ("starts_at_s", "f8"),
+        ("ends_at_s", "f8"),
+        ("request_id", "i8"),
+        ("num_scheduled_tokens", "i8"),
+        ("num_computed_before", "i8"),
+        ("num_held_blocks", "i8"),
+        ("num_free_blocks", "i8"),
+        ("kind", "i8"),  # RUNNING, NEW, RESUMED or PREEMPTED
+    ]
+)
+"""One request's part in one scheduler step; the rows of a step come in the order of scheduling."""
+
+RUNNING, NEW, RESUMED, PREEMPTED = 0, 1, 2, 3
+
+
+class State(NamedTuple):
+    """Everything an emulated cluster is made of."""
+
+    instances: NDArray[np.void]
+    """INSTANCE_DTYPE ``[num_instances]``."""
+    requests: NDArray[np.void]
+    """REQUEST_DTYPE ``[num_slots]``."""
+    blocks: NDArray[np.void]
+    """BLOCK_DTYPE ``[total blocks]``."""
+    cache_slots: NDArray[np.void]
+    """CACHE_SLOT_DTYPE ``[total cache slots]``."""
+    block_table: NDArray[np.int32]
+    """``[total rows, blocks of the longest request]``: the blocks each running request holds."""
+    running: NDArray[np.int64]
+    """``[total rows]``: request slots in scheduling order, ``max_num_seqs`` places per instance."""
+    free_rows: NDArray[np.int64]
+    """``[total rows]``: a stack of unused block-table rows per instance."""
+    hashes: NDArray[np.int64]
+    """Block hashes of the requests in flight, each request's in one piece."""
+    events: NDArray[np.void]
+    """EVENT_DTYPE; room for two per request in flight."""
+    step_log: NDArray[np.void]
+    """STEP_DTYPE; of length 0 where no log is kept."""
+    counts: NDArray[np.int64]
+    """``[2]``: events and step-log rows written so far."""
+
+
+NUM_EVENTS, NUM_STEP_ROWS = 0, 1
