@@ -1,0 +1,91 @@
+"""The contract of everything that decides: heuristics, bandits, SB3 models, exported bundles.
+
+In the emulator (``agents/rollout.py`` is this loop, with the bookkeeping)::
+
+    policy.reset(np.random.default_rng(seed))
+    observation, info = env.reset(seed=seed)
+    while not done:
+        decision = policy.act(observation)
+        env.unwrapped.declare_propensity(decision.propensity)
+        observation, reward, done, _, info = env.step(decision.instance)
+        policy.observe(info["completions"])
+
+In a router::
+
+    policy.reset(rng)
+    on request:      decision = policy.act(view.look(request, now_s)); send it to decision.instance
+    on completion:   policy.observe([feedback])
+
+The n-th ``act`` since ``reset`` is decision n of the feedback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.feedback import Feedback
+from envs.observation import Observation
+
+
+class Decision(NamedTuple):
+    """One routing decision."""
+
+    instance: int
+    propensities: NDArray[np.float64]
+    """Probability of each instance, ``[max_instances]``; they sum to 1 and are 0 where masked."""
+    scores: NDArray[np.float64]
+    """What the policy thought of each instance, ``[max_instances]``: the higher the better, -inf where
+    masked. Only their order has a meaning common to all policies."""
+
+    @property
+    def propensity(self) -> float:
+        """Probability with which this instance was chosen."""
+        return float(self.propensities[self.instance])
+
+
+class Policy(Protocol):
+    """Decides which instance serves a request."""
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Begin an episode: forget the fleet's past, keep what was learned. ``rng`` is its only chance."""
+        ...
+
+    def act(self, observation: Observation) -> Decision:
+        """Decide. Raises ``ValueError`` where all instances are masked or a feature is not finite."""
+        ...
+
+    def observe(self, completions: Sequence[Feedback]) -> None:
+        """Take in how earlier decisions fared."""
+        ...
+
+    def counters(self) -> Mapping[str, int]:
+        """Decisions made otherwise than by the policy's own rule (fallback, exploration, ...), since reset."""
+        ...
+
+
+@runtime_checkable
+class Learner(Policy, Protocol):
+    """A policy that learns while it routes, and can be put down and taken up again."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything it learned, in arrays and plain values; with ``load_state`` the same bytes go on."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state`` returned. Raises ``ValueError`` naming what does not fit."""
+        ...
+
+
+def valid_instances(observation: Observation) -> NDArray[np.intp]:
+    """Indices that may be chosen. Raises ``ValueError`` if there are none."""
+    valid = np.flatnonzero(observation["mask"])
+    if not len(valid):
+        raise ValueError(
+            "every instance is masked: none is healthy and takes a prompt of this length;"
+            " drop such requests or add an instance that takes them"
+        )
+    return valid
