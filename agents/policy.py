@@ -63,7 +63,7 @@ class Policy(Protocol):
         ...
 
     def counters(self) -> Mapping[str, int]:
-        """Decisions made otherwise than by the policy's own rule (fallback, exploration, ...), since reset."""
+        """Decisions made otherwise than by its own rule (fallback, exploration, ...), since reset."""
         ...
 
 
