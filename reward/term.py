@@ -1,0 +1,32 @@
+"""The contract of a reward term.
+
+A term is a pure function of an ``Interval`` with a declared unit: higher is better, and its plain sum over
+an episode has the meaning that its docstring states. To add one: a module here, a YAML in ``conf/reward``
+and a test in ``tests/reward``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+from reward.interval import Interval
+
+
+class Term(Protocol):
+    """One thing that is good or bad about an interval."""
+
+    unit: ClassVar[str]
+
+    def __call__(self, interval: Interval) -> float:
+        """Its amount in this interval, in ``unit``; 0 where nothing happened."""
+        ...
+
+
+def checked_attribution(attribution: str) -> str:
+    """Return ``attribution`` if it is one of the two exact ones, else raise ``ValueError``."""
+    if attribution not in ("as_time_passes", "at_completion"):
+        raise ValueError(
+            f"attribution is {attribution!r}; it must be as_time_passes (the MDP's own: what is lost in this"
+            " interval) or at_completion (the whole latency when the request completes)"
+        )
+    return attribution
