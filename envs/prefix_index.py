@@ -1,0 +1,225 @@
+"""The router's own index of which prefixes it sent where: an estimate of every instance's prefix cache.
+
+A router does not see its instances' caches. Like llm-d's approximate prefix scorer (llm-d-router ebab687:
+blocks of at least 64 tokens, 31,250 of them per instance, least recently used forgotten) it remembers the
+prefixes it sent to each instance, and for how long.
+
+All instances share one hash table of (instance, prefix hash) entries; each instance has its own list in
+order of use. A request's blocks are put in tail first, so that of one prefix the deepest block is always
+the least recently used: if a block is here, so are all before it, and the deepest can be bisected.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+NONE = -1
+
+
+class _Index(NamedTuple):
+    buckets: NDArray[np.int32]  # [num_buckets]: first entry of each
+    hashes: NDArray[np.int64]  # [num_entries]
+    used_at_s: NDArray[np.float64]
+    next_in_bucket: NDArray[np.int32]
+    older: NDArray[np.int32]
+    newer: NDArray[np.int32]
+    oldest: NDArray[np.int32]  # [num_instances]
+    newest: NDArray[np.int32]
+    num_used: NDArray[np.int64]
+
+
+@njit(cache=True)
+def _bucket(index: Any, instance: int, block_hash: int) -> int:
+    z = (np.uint64(block_hash) ^ (np.uint64(instance + 1) << np.uint64(40))) * np.uint64(0x9E3779B97F4A7C15)
+    return np.int64((z ^ (z >> np.uint64(32))) & np.uint64(index.buckets.shape[0] - 1))  # type: ignore[return-value]
+
+
+@njit(cache=True)
+def _find(index: Any, capacity: int, instance: int, block_hash: int) -> int:
+    entry = index.buckets[_bucket(index, instance, block_hash)]
+    while entry != NONE and (index.hashes[entry] != block_hash or entry // capacity != instance):
+        entry = index.next_in_bucket[entry]
+    return int(entry)
+
+
+@njit(cache=True)
+def _unlink(index: Any, instance: int, entry: int) -> None:
+    older, newer = index.older[entry], index.newer[entry]
+    if older == NONE:
+        index.oldest[instance] = newer
+    else:
+        index.newer[older] = newer
+    if newer == NONE:
+        index.newest[instance] = older
+    else:
+        index.older[newer] = older
+
+
+@njit(cache=True)
+def _append(index: Any, instance: int, entry: int) -> None:
+    newest = index.newest[instance]
+    index.older[entry], index.newer[entry] = newest, NONE
+    index.newest[instance] = entry
+    if newest == NONE:
+        index.oldest[instance] = entry
+    else:
+        index.newer[newest] = entry
+
+
+@njit(cache=True)
+def _forget(index: Any, instance: int, entry: int) -> None:
+    bucket = _bucket(index, instance, index.hashes[entry])
+    at = index.buckets[bucket]
+    if at == entry:
+        index.buckets[bucket] = index.next_in_bucket[entry]
+    else:
+        while index.next_in_bucket[at] != entry:
+            at = index.next_in_bucket[at]
+        index.next_in_bucket[at] = index.next_in_bucket[entry]
+    _unlink(index, instance, entry)
+
+
+@njit(cache=True)
+def _insert(
+    index: Any,
+    capacity: int,
+    stride: int,
+    num_keys: int,
+    instance: int,
+    block_hashes: NDArray[np.int64],
+    now_s: float,
+) -> None:
+    for key in range(num_keys - 1, -1, -1):
+        block_hash = block_hashes[(key + 1) * stride - 1]
+        entry = _find(index, capacity, instance, block_hash)
+        if entry != NONE:
+            _unlink(index, instance, entry)
+        else:
+            if index.num_used[instance] < capacity:
+                entry = instance * capacity + index.num_used[instance]
+                index.num_used[instance] += 1
+            else:
+                entry = int(index.oldest[instance])
+                _forget(index, instance, entry)
+            bucket = _bucket(index, instance, block_hash)
+            index.hashes[entry] = block_hash
+            index.next_in_bucket[entry] = index.buckets[bucket]
+            index.buckets[bucket] = entry
+        index.used_at_s[entry] = now_s
+        _append(index, instance, entry)
+
+
+@njit(cache=True)
+def _match(
+    index: Any,
+    capacity: int,
+    stride: int,
+    num_keys: int,
+    block_hashes: NDArray[np.int64],
+    oldest_s: float,
+    depth: NDArray[np.int64],
+    used_at_s: NDArray[np.float64],
+) -> None:
+    for instance in range(index.oldest.shape[0]):
+        low, high = 0, num_keys  # the first `low` keys are here; not the first `high + 1`
+        used_at_s[instance] = -np.inf
+        while low < high:
+            middle = (low + high + 1) // 2
+            entry = _find(index, capacity, instance, block_hashes[middle * stride - 1])
+            if entry != NONE and index.used_at_s[entry] >= oldest_s:
+                low = middle
+                used_at_s[instance] = index.used_at_s[entry]
+            else:
+                high = middle - 1
+        depth[instance] = low
+
+
+class PrefixIndex:
+    """Which prefixes were sent to which instance.
+
+    Args:
+        num_instances: Instances to keep apart.
+        block_size: Tokens per block hash of the requests.
+        tokens_per_key: Granularity of the index, a multiple of ``block_size``.
+        capacity: Keys remembered per instance.
+        max_age_s: A prefix not sent again for so long is taken to be evicted.
+    """
+
+    def __init__(
+        self,
+        num_instances: int,
+        block_size: int = 16,
+        tokens_per_key: int = 64,
+        capacity: int = 31_250,
+        max_age_s: float = float("inf"),
+    ) -> None:
+        if tokens_per_key < block_size or tokens_per_key % block_size:
+            raise ValueError(
+                f"tokens_per_key is {tokens_per_key}, it must be a multiple of the block size {block_size}"
+            )
+        if capacity < 1 or not max_age_s > 0:
+            raise ValueError(
+                f"capacity ({capacity}) must be at least 1 and max_age_s ({max_age_s}) more than 0"
+            )
+        self.tokens_per_key = tokens_per_key
+        self.max_age_s = max_age_s
+        self._stride = tokens_per_key // block_size
+        self._capacity = capacity
+        num_entries = num_instances * capacity
+        self._index = _Index(
+            buckets=np.empty(1 << (num_entries - 1).bit_length(), np.int32),
+            hashes=np.zeros(num_entries, np.int64),
+            used_at_s=np.zeros(num_entries),
+            next_in_bucket=np.zeros(num_entries, np.int32),
+            older=np.zeros(num_entries, np.int32),
+            newer=np.zeros(num_entries, np.int32),
+            oldest=np.empty(num_instances, np.int32),
+            newest=np.empty(num_instances, np.int32),
+            num_used=np.empty(num_instances, np.int64),
+        )
+        self._depth = np.zeros(num_instances, np.int64)
+        self._used_at_s = np.full(num_instances, -np.inf)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._index.buckets.fill(NONE)
+        self._index.oldest.fill(NONE)
+        self._index.newest.fill(NONE)
+        self._index.num_used.fill(0)
+
+    def sent(self, instance: int, block_hashes: NDArray[np.int64], now_s: float) -> None:
+        """Remember that a prompt with these block hashes was sent to an instance."""
+        num_keys = min(len(block_hashes) // self._stride, self._capacity)
+        if num_keys:
+            _insert(self._index, self._capacity, self._stride, num_keys, instance, block_hashes, now_s)
+
+    def match(
+        self, block_hashes: NDArray[np.int64], now_s: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Look a prompt up.
+
+        Returns:
+            Tokens of it that each instance is thought to have, and when the deepest matched block was last
+            sent there (-inf without a match); both ``[num_instances]`` and overwritten by the next call.
+        """
+        num_keys = len(block_hashes) // self._stride
+        if num_keys:
+            _match(
+                self._index,
+                self._capacity,
+                self._stride,
+                num_keys,
+                block_hashes,
+                now_s - self.max_age_s,
+                self._depth,
+                self._used_at_s,
+            )
+        else:
+            self._depth.fill(0)
+            self._used_at_s.fill(-np.inf)
+        return self._depth * self.tokens_per_key, self._used_at_s
