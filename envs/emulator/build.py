@@ -14,6 +14,7 @@ from envs.emulator.state import (
     EVENT_DTYPE,
     INSTANCE_DTYPE,
     NONE,
+    NUM_FREE_SLOTS,
     REQUEST_DTYPE,
     STEP_DTYPE,
     State,
@@ -101,10 +102,11 @@ def build_state(
         block_table=np.zeros((first_row, longest), np.int32),
         running=np.zeros(first_row, np.int64),
         free_rows=np.zeros(first_row, np.int64),
+        free_slots=np.zeros(num_slots, np.int64),
         hashes=np.zeros(1 << 16, np.int64),
         events=np.zeros(2 * num_slots, EVENT_DTYPE),
         step_log=np.zeros(step_log_rows, STEP_DTYPE),
-        counts=np.zeros(2, np.int64),
+        counts=np.zeros(4, np.int64),
     )
     clear(state)
     return state
@@ -112,9 +114,12 @@ def build_state(
 
 def clear(state: State) -> None:
     """Put every instance back to idle with an empty cache at time 0."""
-    state.requests["request_id"] = NONE
+    num_slots = len(state.requests)
+    state.requests["num_hashes"] = 0
+    state.free_slots[:] = np.arange(num_slots - 1, -1, -1)
     state.cache_slots["block_hash"] = 0
     state.counts[:] = 0
+    state.counts[NUM_FREE_SLOTS] = num_slots
     for row in state.instances:
         first, num = int(row["first_block"]), int(row["num_blocks"])
         blocks = state.blocks[first : first + num]

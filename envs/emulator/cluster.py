@@ -11,46 +11,10 @@ from numpy.typing import NDArray
 from envs.cluster import ClusterSnapshot, Completion, Events, FirstToken, InstanceTraits, Request, Slo
 from envs.emulator.build import InstanceConfig, build_state, clear
 from envs.emulator.engine import advance_all, advance_to_completion
+from envs.emulator.intake import BAD_HASHES, hand_over, release_slot, take_slot, with_room
 from envs.emulator.kv_cache import find
-from envs.emulator.scheduler import enqueue
-from envs.emulator.state import EVENT_DTYPE, NONE, NUM_EVENTS, NUM_STEP_ROWS, REQUEST_DTYPE, State
+from envs.emulator.state import NONE, NUM_EVENTS, NUM_STEP_ROWS, State
 from envs.emulator.step_time import decode_step_s, prefill_tokens_per_s
-
-
-@njit(cache=True)
-def _submit(
-    state: State,
-    slot: int,
-    index: int,
-    now_s: float,
-    request_id: int,
-    num_prompt_tokens: int,
-    num_output_tokens: int,
-    arrived_at_s: float,
-    first_hash: int,
-    hashes: NDArray[np.int64],
-) -> None:
-    instance, request = state.instances[index], state.requests[slot]
-    request.request_id = request_id
-    request.num_prompt_tokens = num_prompt_tokens
-    request.num_output_tokens = num_output_tokens
-    request.num_generated_tokens = 0
-    request.num_computed_tokens = 0
-    request.num_scheduled_tokens = 0
-    request.num_held_blocks = 0
-    request.num_cached_blocks = 0
-    request.num_cached_tokens = 0
-    request.num_preemptions = 0
-    request.first_hash = first_hash
-    request.num_hashes = hashes.shape[0]
-    request.row = NONE
-    request.arrived_at_s = arrived_at_s
-    request.first_token_at_s = np.nan
-    for position in range(hashes.shape[0]):
-        state.hashes[first_hash + position] = hashes[position]
-    if instance.num_running + instance.num_waiting == 0 and instance.step_ends_at_s == np.inf:
-        instance.free_at_s = max(instance.free_at_s, now_s)
-    enqueue(state, instance, slot)
 
 
 @njit(cache=True)
@@ -74,7 +38,10 @@ def _any_completion(state: State) -> bool:
 
 @njit(cache=True)
 def _gather_events(state: State) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Take the events in order of time: whole numbers ``[n, 8]`` and instants ``[n, 3]``."""
+    """Take the events in order of time: whole numbers ``[n, 8]`` and instants ``[n, 3]``.
+
+    The slots of completed requests are free after it.
+    """
     num = state.counts[NUM_EVENTS]
     state.counts[NUM_EVENTS] = 0
     whole, instants = np.empty((num, 8), np.int64), np.empty((num, 3), np.float64)
@@ -94,6 +61,8 @@ def _gather_events(state: State) -> tuple[NDArray[np.int64], NDArray[np.float64]
         times[0] = event.at_s
         times[1] = request.arrived_at_s
         times[2] = request.first_token_at_s
+        if event.is_completion:
+            release_slot(state, event.slot)
     return whole, instants
 
 
@@ -147,9 +116,7 @@ class EmulatedCluster:
         """Go back to time 0 with every instance idle and every cache empty."""
         clear(self._state)
         self._now_s = 0.0
-        self._free_slots = list(range(len(self._state.requests) - 1, -1, -1))
         self._slos: dict[int, Slo] = {}  # request slot -> what its user accepts
-        self._hash_top = 0
         self._scrape(0)
 
     def submit(self, request: Request, instance_index: int) -> None:
@@ -172,26 +139,26 @@ class EmulatedCluster:
                 f" {instance_index} takes fewer than its max_model_len of {max_model_len}:"
                 " drop or clip such requests in the workload, or raise max_model_len"
             )
-        hashes = request.block_hashes
-        if not self._free_slots:
-            self._grow_slots()
-        if self._hash_top + len(hashes) > len(self._state.hashes):
-            self._make_room_for_hashes(len(hashes))
-        slot = self._free_slots.pop()
+        slot = NONE
+        while slot == NONE:
+            slot = take_slot(
+                self._state,
+                request.request_id,
+                request.num_prompt_tokens,
+                request.num_output_tokens,
+                request.arrived_at_s,
+                request.block_hashes,
+            )
+            if slot == NONE:
+                self.make_room(len(request.block_hashes))
+        if slot == BAD_HASHES:
+            raise ValueError(f"request {request.request_id} has block hashes that are not positive")
         self._slos[slot] = request.slo
-        _submit(
-            self._state,
-            slot,
-            instance_index,
-            self._now_s,
-            request.request_id,
-            request.num_prompt_tokens,
-            min(request.num_output_tokens, max_model_len - request.num_prompt_tokens),
-            request.arrived_at_s,
-            self._hash_top,
-            hashes,
-        )
-        self._hash_top += len(hashes)
+        hand_over(self._state, slot, instance_index, self._now_s)
+
+    def make_room(self, num_hashes: int) -> None:
+        """See to it that one more request with so many block hashes finds room; ``state`` may change."""
+        self._state = with_room(self._state, num_hashes)
 
     def advance_to(self, time_s: float, stop_at_completion: bool = False) -> Events:
         """Let time pass until ``time_s``, or, if asked, only until the first completion.
@@ -207,7 +174,7 @@ class EmulatedCluster:
         while True:
             scrape = self._num_scrapes + 1
             if not stop_at_completion:  # scrapes before the last one due would be overwritten unseen
-                scrape = max(scrape, int(time_s / self.scrape_interval_s))
+                scrape = max(scrape, self._last_scrape_by(time_s))
             scrape_at_s = scrape * self.scrape_interval_s
             until_s = min(scrape_at_s, time_s)
             self._now_s = run(self._state, until_s)
@@ -255,6 +222,10 @@ class EmulatedCluster:
         self._num_scrapes = number
         self._scraped = self._state.instances.copy()
 
+    def _last_scrape_by(self, time_s: float) -> int:
+        number = int(time_s / self.scrape_interval_s)  # rounding may make it one too high
+        return number - 1 if number * self.scrape_interval_s > time_s else number
+
     def _take_events(self) -> Events:
         whole, instants = _gather_events(self._state)
         events = Events([], [])
@@ -278,36 +249,9 @@ class EmulatedCluster:
                         self._slos.pop(slot),
                     )
                 )
-                self._free_slots.append(slot)
             else:
                 events.first_tokens.append(FirstToken(request_id, instance, at_s))
         return events
-
-    def _grow_slots(self) -> None:
-        old = self._state.requests
-        requests = np.zeros(2 * len(old), REQUEST_DTYPE)
-        requests[: len(old)] = old
-        requests["request_id"][len(old) :] = NONE
-        self._free_slots.extend(range(2 * len(old) - 1, len(old) - 1, -1))
-        self._state = self._state._replace(requests=requests, events=np.zeros(4 * len(old), EVENT_DTYPE))
-
-    def _make_room_for_hashes(self, num_wanted: int) -> None:
-        """Move the hashes of the requests in flight together; double the room if half of it is in use."""
-        requests, hashes = self._state.requests, self._state.hashes
-        slots = sorted(self._slos, key=lambda slot: int(requests["first_hash"][slot]))
-        num_used = int(requests["num_hashes"][slots].sum())
-        size = len(hashes)
-        while 2 * (num_used + num_wanted) > size:
-            size *= 2
-        packed = np.zeros(size, np.int64)
-        top = 0
-        for slot in slots:
-            first, num = int(requests["first_hash"][slot]), int(requests["num_hashes"][slot])
-            packed[top : top + num] = hashes[first : first + num]
-            requests["first_hash"][slot] = top
-            top += num
-        self._hash_top = top
-        self._state = self._state._replace(hashes=packed)
 
 
 def _advance_all_to(state: State, until_s: float) -> float:

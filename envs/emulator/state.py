@@ -66,7 +66,7 @@ INSTANCE_DTYPE = np.dtype(
 
 REQUEST_DTYPE = np.dtype(
     [
-        ("request_id", "i8"),  # NONE: the slot is free
+        ("request_id", "i8"),
         ("num_prompt_tokens", "i8"),
         ("num_output_tokens", "i8"),  # owed
         ("num_generated_tokens", "i8"),  # done
@@ -77,7 +77,7 @@ REQUEST_DTYPE = np.dtype(
         ("num_cached_tokens", "i8"),  # prefix hit at first admission
         ("num_preemptions", "i8"),
         ("first_hash", "i8"),  # into State.hashes
-        ("num_hashes", "i8"),
+        ("num_hashes", "i8"),  # 0 in a free slot
         ("row", "i8"),  # into State.block_table; NONE while waiting
         ("next_waiting", "i8"),
         ("arrived_at_s", "f8"),
@@ -151,6 +151,8 @@ class State(NamedTuple):
     """``[total rows]``: request slots in scheduling order, ``max_num_seqs`` places per instance."""
     free_rows: NDArray[np.int64]
     """``[total rows]``: a stack of unused block-table rows per instance."""
+    free_slots: NDArray[np.int64]
+    """``[num_slots]``: a stack of the request slots not in use."""
     hashes: NDArray[np.int64]
     """Block hashes of the requests in flight, each request's in one piece."""
     events: NDArray[np.void]
@@ -158,7 +160,7 @@ class State(NamedTuple):
     step_log: NDArray[np.void]
     """STEP_DTYPE; of length 0 where no log is kept."""
     counts: NDArray[np.int64]
-    """``[2]``: events and step-log rows written so far."""
+    """``[4]``: events and step-log rows written so far, slots free, places of ``hashes`` used."""
 
 
-NUM_EVENTS, NUM_STEP_ROWS = 0, 1
+NUM_EVENTS, NUM_STEP_ROWS, NUM_FREE_SLOTS, NUM_HASHES = 0, 1, 2, 3
