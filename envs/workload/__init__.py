@@ -1,0 +1,1 @@
+"""Request streams: one file per trace format, a generator, and closed-loop sessions."""
