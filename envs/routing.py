@@ -1,0 +1,238 @@
+"""``RouteGym/Routing-v0``: one step is one routing decision.
+
+    import envs, gymnasium
+    env = gymnasium.make("RouteGym/Routing-v0")            # or cluster=..., workload=..., reward=...
+    observation, info = env.reset(seed=0)
+    while not done:
+        instance = choose(observation)                     # observation["mask"][instance] must be 1
+        observation, reward, done, _, info = env.step(instance)
+        learn(info["completions"])                         # outcomes of earlier decisions
+
+An episode is the workload's request stream. The reward of a step covers the time up to the next decision;
+that of the last step also what was still in flight.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from envs.cluster import Cluster, Completion, Events, Request
+from envs.emulator.fleet import cluster as emulated_cluster
+from envs.feedback import Feedback
+from envs.observation import Observation, observation_space
+from envs.render import to_ansi, to_rgb_array
+from envs.router_view import RouterView
+from envs.workload import generator
+from envs.workload.stream import Workload
+from reward.interval import Interval
+from reward.ttft import Ttft
+from reward.weighted_sum import Weighted, WeightedSum
+
+DEFAULT_FLEET: dict[str, dict[str, Any]] = {
+    "h100": {"count": 2, "profile": "h100_llama-3.1-8b", "max_model_len": 131072},
+    "l40s": {"count": 2, "profile": "l40s_llama-3.1-8b", "max_model_len": 131072},
+}
+DEFAULT_RATE_PER_S = 6.0
+
+
+class NoInstanceError(ValueError):
+    """A request that no instance can serve."""
+
+
+class MaskedActionError(ValueError):
+    """A request was routed to an instance that its observation masked."""
+
+
+class _Decision(NamedTuple):
+    decision_id: int
+    propensity: float
+    tenant: int
+
+
+class RoutingEnv(gymnasium.Env[Observation, np.int64]):
+    """Routes a request stream over a cluster.
+
+    Args:
+        cluster: Where requests run; by default a small emulated fleet.
+        workload: Which requests come when; by default the generator's.
+        reward: What is good, by default minus the TTFT.
+        max_instances: Rows of the observation and number of actions; null means the cluster's.
+        prefix_hits: ``estimated`` by the router's own index, or ``exact`` from the caches themselves.
+        half_life_s: Of the features that speak of late.
+        render_mode: ``ansi`` (text) or ``rgb_array`` (a picture of queues, KV use and hits).
+    """
+
+    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's own form)
+
+    def __init__(
+        self,
+        cluster: Cluster | None = None,
+        workload: Workload | None = None,
+        reward: WeightedSum | None = None,
+        max_instances: int | None = None,
+        prefix_hits: str = "estimated",
+        half_life_s: float = 30.0,
+        render_mode: str | None = None,
+    ) -> None:
+        if prefix_hits not in ("estimated", "exact"):
+            raise ValueError(f"prefix_hits is {prefix_hits!r}, it must be estimated or exact")
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(f"render_mode is {render_mode!r}, it must be ansi, rgb_array or none")
+        self.cluster = cluster if cluster is not None else emulated_cluster(DEFAULT_FLEET)
+        self.workload = (
+            workload
+            if workload is not None
+            else generator.workload(num_requests=1000, rate_per_s=DEFAULT_RATE_PER_S)
+        )
+        self.reward = reward if reward is not None else WeightedSum({"ttft": Weighted(Ttft())})
+        max_instances = max_instances if max_instances is not None else len(self.cluster.traits)
+        self.view = RouterView(self.cluster.traits, max_instances, half_life_s=half_life_s)
+        self.exact_prefix_hits = prefix_hits == "exact"
+        self.render_mode = render_mode
+        self.observation_space = observation_space(max_instances)  # type: ignore[assignment]
+        self.action_space = spaces.Discrete(max_instances)
+        self._request: Request | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode with every instance idle; the request stream follows from ``seed``."""
+        super().reset(seed=seed)
+        self.cluster.reset()
+        self.workload.reset(self.np_random.spawn(1)[0])
+        self.view.reset()
+        self._in_flight: dict[int, _Decision] = {}  # request_id -> how it was routed
+        self._decisions = 0
+        self._propensity = float("nan")
+        self._num_waiting = 0
+        self._to_next_arrival()
+        if self._request is None:
+            raise ValueError("the workload has no request: give it at least one")
+        return self._observation, {"completions": [], "time_s": self.cluster.now_s}
+
+    def declare_propensity(self, propensity: float) -> None:
+        """Say with what probability the next ``step``'s instance was chosen, for its feedback."""
+        self._propensity = propensity
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which instances the current request may go to, as MaskablePPO asks."""
+        return self._observation["mask"].astype(np.bool_)
+
+    def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Send the current request to an instance and let time pass until the next one arrives.
+
+        Raises ``MaskedActionError`` where the observation masks that instance, and
+        ``gymnasium.error.ResetNeeded`` after the end of an episode.
+        """
+        request = self._request
+        if request is None:
+            raise gymnasium.error.ResetNeeded("the episode is over: call reset")
+        instance = int(action)
+        if not 0 <= instance < len(self._observation["mask"]) or not self._observation["mask"][instance]:
+            raise MaskedActionError(
+                f"instance {instance} is masked for request {request.request_id}"
+                f" ({request.num_prompt_tokens} prompt tokens): choose one whose mask is 1"
+            )
+        now_s = self.cluster.now_s
+        self.cluster.submit(request, instance)
+        self.view.sent(request, instance, now_s)
+        self._in_flight[request.request_id] = _Decision(self._decisions, self._propensity, request.tenant)
+        self._decisions += 1
+        self._propensity = float("nan")
+        self._num_waiting += 1
+        num_waiting, num_in_flight = self._num_waiting, len(self._in_flight)
+
+        events = self._to_next_arrival()
+        feedback = [self._feedback(completion) for completion in events.completions]
+        interval = _interval(events, num_waiting, num_in_flight, now_s, self.cluster.now_s)
+        self._num_waiting -= len(events.first_tokens)
+        reward, amounts = self.reward(interval)
+        info = {"completions": feedback, "reward": amounts, "time_s": self.cluster.now_s}
+        return self._observation, reward, self._request is None, False, info
+
+    def render(self) -> str | NDArray[np.uint8] | None:
+        """Show each instance's queue, KV use and prefix hits as of now, as text or as a picture."""
+        if self.render_mode is None:
+            gymnasium.logger.warn("render was called without a render_mode: give ansi or rgb_array to make()")
+            return None
+        draw = to_ansi if self.render_mode == "ansi" else to_rgb_array
+        return draw(self.cluster.traits, self._observation, self.cluster.now_s)
+
+    def _to_next_arrival(self) -> Events:
+        """Let time pass until the next request arrives, or until nothing is left, and look at it."""
+        cluster, workload, view = self.cluster, self.workload, self.view
+        events = Events([], [])
+        while not workload.exhausted:
+            next_at_s = workload.next_arrival_at_s()
+            self._take(cluster.advance_to(next_at_s, stop_at_completion=workload.closed_loop), events)
+            if cluster.now_s >= workload.next_arrival_at_s():
+                break
+        else:
+            self._take(cluster.drain(), events)
+            self._request = None
+            return events
+        now_s = cluster.now_s
+        request = self._request = workload.pop()
+        view.scraped(cluster.snapshot(), now_s)
+        exact_hit_tokens = cluster.num_exact_hit_tokens(request) if self.exact_prefix_hits else None
+        self._observation = view.look(request, now_s, exact_hit_tokens)
+        if not self._observation["mask"].any():
+            raise NoInstanceError(
+                f"request {request.request_id} ({request.num_prompt_tokens} prompt tokens) can go to no"
+                " instance: none is healthy and has a max_model_len above that; set the workload's"
+                " max_model_len to drop such requests, or raise the cluster's"
+            )
+        return events
+
+    def _take(self, passed: Events, events: Events) -> None:
+        """Let router and workload learn what passed, and add it to ``events``."""
+        for token in passed.first_tokens:
+            self.view.first_token(token.request_id, token.at_s)
+        for completion in passed.completions:
+            self.view.completed(completion.request_id, completion.num_output_tokens, completion.finished_at_s)
+            self.workload.observe(completion)
+        events.first_tokens.extend(passed.first_tokens)
+        events.completions.extend(passed.completions)
+
+    def _feedback(self, completion: Completion) -> Feedback:
+        decision = self._in_flight.pop(completion.request_id)
+        return Feedback(
+            decision_id=decision.decision_id,
+            propensity=decision.propensity,
+            instance=completion.instance_index,
+            num_prompt_tokens=completion.num_prompt_tokens,
+            num_output_tokens=completion.num_output_tokens,
+            num_cached_tokens=completion.num_cached_tokens,
+            num_preemptions=completion.num_preemptions,
+            arrived_at_s=completion.arrived_at_s,
+            ttft_s=completion.ttft_s,
+            tpot_s=completion.tpot_s,
+            e2e_s=completion.e2e_s,
+            slo_met=completion.slo_met,
+            tenant=decision.tenant,
+            failure=completion.failure,
+        )
+
+
+def _interval(
+    events: Events, num_waiting: int, num_in_flight: int, begins_at_s: float, ends_at_s: float
+) -> Interval:
+    """What happened in an interval that began with so many requests waiting and in flight."""
+    duration_s = ends_at_s - begins_at_s
+    first_tokens, completions = events
+    return Interval(
+        duration_s=duration_s,
+        waiting_request_s=num_waiting * duration_s - sum(ends_at_s - token.at_s for token in first_tokens),
+        in_flight_request_s=num_in_flight * duration_s
+        - sum(ends_at_s - completion.finished_at_s for completion in completions),
+        ttft_s=np.array([completion.ttft_s for completion in completions]),
+        tpot_s=np.array([completion.tpot_s for completion in completions]),
+        e2e_s=np.array([completion.e2e_s for completion in completions]),
+        slo_met=np.array([completion.slo_met for completion in completions], np.bool_),
+        num_output_tokens=np.array([completion.num_output_tokens for completion in completions], np.int64),
+    )
