@@ -1,0 +1,142 @@
+"""What the hand-written routing rules share: look at the valid rows, price each, take a cheapest.
+
+A rule is a class with ``costs``: one number per valid instance, the lower the better. Ties are broken
+uniformly at random; a router that takes the first of equals says so by ``first_of_equals``.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, NamedTuple, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.policy import Decision, valid_instances
+from envs.feedback import Feedback
+from envs.observation import Observation, check_finite
+
+Array: TypeAlias = NDArray[np.float64]
+Kind: TypeAlias = Literal["load", "session", "prefix"]
+"""What a rule goes by: load alone, the session's identity, or what is cached where."""
+
+
+class Candidates(NamedTuple):
+    """The instances that may be chosen, and the request."""
+
+    instances: Array
+    """Raw features, ``[num_valid, num_instance_features]``."""
+    request: NDArray[np.float32]
+    """``[num_request_features]``."""
+    indices: NDArray[np.intp]
+    """Which instance each row is, ascending, ``[num_valid]``."""
+
+    def column(self, feature: int) -> Array:
+        """One feature of ``envs.observation``, ``[num_valid]``."""
+        values: Array = self.instances[:, feature]
+        return values
+
+
+class Heuristic(ABC):
+    """A policy that takes an instance of lowest cost."""
+
+    kind: ClassVar[Kind]
+    _rng: np.random.Generator | None = None
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Begin an episode."""
+        self._rng = rng
+        self._counts: Counter[str] = Counter()  # name of a branch -> decisions
+
+    def act(self, observation: Observation) -> Decision:
+        """Decide. Raises ``ValueError`` where all instances are masked or a feature is not finite."""
+        if self._rng is None:
+            raise RuntimeError(f"{type(self).__name__}: call reset(rng) before act")
+        candidates = _look(observation)
+        costs = self.costs(candidates)
+        chances = self.chances(costs)
+        possible = chances.nonzero()[0].tolist()
+        if len(possible) > 1:
+            draw = self._rng.random()
+            for place in possible:  # rounding may leave the last one a hair more than its share
+                draw -= chances[place]
+                if draw < 0.0:
+                    break
+        else:
+            place = possible[0]
+        num_instances = len(observation["mask"])
+        propensities, scores = np.zeros(num_instances), np.empty(num_instances)
+        scores.fill(-np.inf)
+        propensities[candidates.indices] = chances
+        scores[candidates.indices] = -costs
+        return Decision(int(candidates.indices[place]), propensities, scores)
+
+    @abstractmethod
+    def costs(self, candidates: Candidates) -> Array:
+        """Price each candidate: the lower the better, finite, ``[num_valid]``."""
+
+    def chances(self, costs: Array) -> Array:
+        """Probability of each candidate, ``[num_valid]``: uniform over those of lowest cost."""
+        lowest = (costs == least(costs)).nonzero()[0]
+        chances = np.zeros(len(costs))
+        chances[lowest] = 1.0 / len(lowest)
+        return chances
+
+    def observe(self, completions: Sequence[Feedback]) -> None:  # noqa: B027
+        """Nothing is learned."""
+
+    def counters(self) -> Mapping[str, int]:
+        """How often a branch other than the rule's main one decided, since reset."""
+        return {} if self._rng is None else dict(self._counts)
+
+
+def _look(observation: Observation) -> Candidates:
+    instances = cast(NDArray[np.float32], observation["instances"])
+    request = cast(NDArray[np.float32], observation["request"])
+    # Squares cannot cancel: their sum is finite unless a value is not, or is absurdly large.
+    flat = instances.ravel()
+    if not math.isfinite(flat.dot(flat)) or not math.isfinite(request.dot(request)):
+        check_finite(instances, request)
+    valid = observation["mask"].nonzero()[0]
+    if not len(valid):
+        valid_instances(observation)  # raises
+    rows = instances if len(valid) == len(instances) else instances[valid]
+    return Candidates(rows.astype(np.float64), request, valid)
+
+
+def least(values: Array) -> float:
+    """Return the minimum, in a quarter of the time that ``min()`` takes for a few numbers."""
+    return float(values[values.argmin()])
+
+
+def most(values: Array) -> float:
+    """Return the maximum, likewise."""
+    return float(values[values.argmax()])
+
+
+def first_of_equals(costs: Array) -> Array:
+    """Rank the costs, the earlier of two equals below the later: no ties are left."""
+    ranks = np.empty(len(costs))
+    ranks[costs.argsort(kind="stable")] = np.arange(len(costs))
+    return ranks
+
+
+def demote(costs: Array, out: NDArray[np.bool_]) -> Array:
+    """Put the candidates that are ``out`` behind all others; either group keeps its order."""
+    demoted: Array = costs + out * (most(costs) - least(costs) + 1.0)
+    return demoted
+
+
+def within(name: str, value: float, low: float, high: float = math.inf) -> float:
+    """Return ``value`` as a float if it is a finite number in [low, high], else raise ``ValueError``."""
+    if not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"{name} is {value}, it must be a finite number in [{low:g}, {high:g}]")
+    return float(value)
+
+
+def share(name: str, value: float) -> float:
+    """Return a threshold in [0, 1], rounded as the float32 columns it is compared with."""
+    return float(np.float32(within(name, value, 0.0, 1.0)))

@@ -1,0 +1,38 @@
+"""Power of two choices."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind
+from envs.observation import NUM_IN_FLIGHT
+
+
+class PowerOfTwo(Heuristic):
+    """The better of two: ``power_of_two`` of vllm-project/router 0.1.17, smg 1.13.0 and Ray's default.
+
+    Rule: draw two different instances at random, take the one with fewer requests in flight
+    (``num_in_flight``); of equals the first drawn, hence either with one half. Instead of the pair the
+    instance itself is drawn, from the distribution that the pairs give it. vllm-router adds a load polled
+    from the engine where its monitor has one; here only the router's own count is used.
+    """
+
+    kind: ClassVar[Kind] = "load"
+
+    def costs(self, candidates: Candidates) -> Array:
+        """Price by requests in flight."""
+        return candidates.column(NUM_IN_FLIGHT)
+
+    def chances(self, costs: Array) -> Array:
+        """Share of the ordered pairs of different candidates that each one wins."""
+        num = len(costs)
+        if num == 1:
+            return np.ones(1)
+        ascending = np.sort(costs)
+        num_lower = ascending.searchsorted(costs, "left")
+        num_lower_or_equal = ascending.searchsorted(costs, "right")
+        # Twice the dearer ones, once the equals but itself.
+        wins: Array = (2.0 * num - 1.0 - num_lower_or_equal - num_lower) / (num * (num - 1))
+        return wins

@@ -1,0 +1,64 @@
+"""Consistent hashing of sessions."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from functools import lru_cache
+from hashlib import blake2b
+from typing import ClassVar
+
+import numpy as np
+
+from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind, within
+from envs.observation import NUM_SENT_SINCE_SCRAPE, SESSION_KEY
+
+
+class SessionHash(Heuristic):
+    """One session, one instance: ``session`` of vllm-project/production-stack at a6c01db (2026-08-05).
+
+    Rule: a ring of 160 points per instance (uhashring's default); a session belongs to the next point whose
+    instance is valid, so that only the sessions of an instance that leaves move. Requests without session
+    go to the lowest request rate. That rate is over 60 s there; here ``num_sent_since_scrape`` stands in,
+    random among ties (the router takes the first of equal rates, which hardly occur among its floats).
+
+    An instance's place on the ring is that of its index (its URL there): the choice for a session does not
+    move along when rows are shuffled.
+
+    Args:
+        num_points: points on the ring per instance.
+    """
+
+    kind: ClassVar[Kind] = "session"
+
+    def __init__(self, num_points: int = 160) -> None:
+        self.num_points = int(within("num_points", num_points, 1))
+
+    def costs(self, candidates: Candidates) -> Array:
+        """Price the session's instance 0 and others 1; without session, by requests sent."""
+        session = int(candidates.request[SESSION_KEY])
+        if session < 0:
+            self._counts["without_session"] += 1
+            return candidates.column(NUM_SENT_SINCE_SCRAPE)
+        # Points of instances beyond the last valid one belong to nobody, so the ring need not have them.
+        positions, owners = _ring(int(candidates.indices[-1]) + 1, self.num_points)
+        valid = candidates.indices.tolist()
+        place = bisect(positions, _position(f"session {session}"))
+        while owners[place % len(owners)] not in valid:
+            place += 1
+        owner = owners[place % len(owners)]
+        return np.array([float(index != owner) for index in valid])
+
+
+def _position(name: str) -> int:
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+@lru_cache(maxsize=64)
+def _ring(num_instances: int, num_points: int) -> tuple[list[int], list[int]]:
+    """Positions in ascending order, and whose each is."""
+    points = sorted(
+        (_position(f"instance {index} point {point}"), index)
+        for index in range(num_instances)
+        for point in range(num_points)
+    )
+    return [position for position, _ in points], [index for _, index in points]
