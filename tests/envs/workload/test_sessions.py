@@ -57,6 +57,14 @@ def by_session(requests):
     return sessions
 
 
+def pauses_of(requests, finished_at_s):
+    return {
+        (after.session_id, after.turn): after.arrived_at_s - finished_at_s[before.request_id]
+        for turns in by_session(requests).values()
+        for before, after in pairwise(turns)
+    }
+
+
 def test_next_turn_extends_the_previous_prompt_and_answer():
     stream = Sessions(**SMALL)
     assert stream.num_requests is None
@@ -80,11 +88,7 @@ def test_next_turn_extends_the_previous_prompt_and_answer():
 def test_pauses_follow_their_law():
     pause_s = LogNormal(10, 0.5, 0, 1000)
     requests, finished_at_s = lived(Sessions(**{**SMALL, "num_sessions": 300}, pause_s=pause_s))
-    pauses = [
-        after.arrived_at_s - finished_at_s[before.request_id]
-        for turns in by_session(requests).values()
-        for before, after in pairwise(turns)
-    ]
+    pauses = list(pauses_of(requests, finished_at_s).values())
     assert np.median(pauses) == pytest.approx(10, rel=0.1)
     assert np.percentile(pauses, 90) == pytest.approx(10 * np.exp(1.2816 * 0.5), rel=0.15)
 
@@ -100,8 +104,10 @@ def test_only_system_prompts_are_shared():
 
 def test_plans_depend_on_the_seed_and_not_on_the_order_of_completions():
     stream = Sessions(**SMALL, num_tenants=3)
-    fast, _ = lived(stream, 5)
-    slow, _ = lived(stream, 5, service_s=lambda request: 1.0 + (request.request_id * 37 % 11) * 20.0)
+    fast, fast_finished_at_s = lived(stream, 5)
+    slow, slow_finished_at_s = lived(
+        stream, 5, service_s=lambda request: 1.0 + (request.request_id * 37 % 11) * 20.0
+    )
     other, _ = lived(stream, 6)
 
     def plans(requests):
@@ -113,6 +119,7 @@ def test_plans_depend_on_the_seed_and_not_on_the_order_of_completions():
         }
 
     assert plans(fast) == plans(slow) != plans(other)
+    assert pauses_of(fast, fast_finished_at_s) == pytest.approx(pauses_of(slow, slow_finished_at_s))
     assert [r.session_id for r in fast] != [r.session_id for r in slow]
     again, _ = lived(stream, 5)
     assert [(r.arrived_at_s, r.session_id) for r in again] == [(r.arrived_at_s, r.session_id) for r in fast]
