@@ -100,7 +100,7 @@ def measure(workload: Workload, num_requests: int, repeats: int) -> None:
         f" decisions/s over {repeats} runs of {num_requests:,} requests"
         f"\n  {1e6 / rates[-1]:.2f} us per decision; per request {num_steps:.2f} steps,"
         f" {num_tokens:.1f} output tokens, {num_blocks:.0f} blocks, {num_preemptions:.3f} preemptions"
-        f"\n  {FRAC_LOAD * capacity:.1f} requests/s, {FRAC_LOAD:.0%} of capacity; engines busy {frac_busy:.0%},"
+        f"\n  {FRAC_LOAD * capacity:.1f} requests/s, {FRAC_LOAD:.0%} of capacity; busy {frac_busy:.0%},"
         f" p50 TTFT {np.median(ttft_s):.3f} s, mean E2E {e2e_s.mean():.3f} s"
     )
 
