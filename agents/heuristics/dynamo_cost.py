@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind, least, most, within
+from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind, least, most, whole, within
 from envs.observation import (
     FRAC_PREFIX_HIT,
     NUM_IN_FLIGHT,
@@ -48,7 +48,7 @@ class DynamoCost(Heuristic):
         request_weight: float = 0.0,
         temperature: float = 0.0,
     ) -> None:
-        self.block_size = int(within("block_size", block_size, 1))
+        self.block_size = whole("block_size", block_size, 1)
         self.prefill_weight = within("prefill_weight", prefill_weight, 0.0)
         self.overlap_credit = within("overlap_credit", overlap_credit, 0.0)
         self.request_weight = within("request_weight", request_weight, 0.0)

@@ -20,6 +20,7 @@ from envs.feedback import Feedback
 from envs.observation import Observation, check_finite
 
 Array: TypeAlias = NDArray[np.float64]
+Raw: TypeAlias = NDArray[np.float32]
 Kind: TypeAlias = Literal["load", "session", "prefix"]
 """What a rule goes by: load alone, the session's identity, or what is cached where."""
 
@@ -29,7 +30,7 @@ class Candidates(NamedTuple):
 
     instances: Array
     """Raw features, ``[num_valid, num_instance_features]``."""
-    request: NDArray[np.float32]
+    request: Raw
     """``[num_request_features]``."""
     indices: NDArray[np.intp]
     """Which instance each row is, ascending, ``[num_valid]``."""
@@ -94,8 +95,8 @@ class Heuristic(ABC):
 
 
 def _look(observation: Observation) -> Candidates:
-    instances = cast(NDArray[np.float32], observation["instances"])
-    request = cast(NDArray[np.float32], observation["request"])
+    instances = cast(Raw, observation["instances"])
+    request = cast(Raw, observation["request"])
     # Squares cannot cancel: their sum is finite unless a value is not, or is absurdly large.
     flat = instances.ravel()
     if not math.isfinite(flat.dot(flat)) or not math.isfinite(request.dot(request)):
@@ -135,6 +136,13 @@ def within(name: str, value: float, low: float, high: float = math.inf) -> float
     if not (math.isfinite(value) and low <= value <= high):
         raise ValueError(f"{name} is {value}, it must be a finite number in [{low:g}, {high:g}]")
     return float(value)
+
+
+def whole(name: str, value: float, low: int) -> int:
+    """Return ``value`` as an int if it is a whole number from ``low`` up, else raise ``ValueError``."""
+    if within(name, value, low) != int(value):
+        raise ValueError(f"{name} is {value}, it must be a whole number")
+    return int(value)
 
 
 def share(name: str, value: float) -> float:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind, within
+from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind, whole
 from envs.observation import NUM_SENT_SINCE_SCRAPE, SESSION_KEY
 
 
@@ -31,7 +31,7 @@ class SessionHash(Heuristic):
     kind: ClassVar[Kind] = "session"
 
     def __init__(self, num_points: int = 160) -> None:
-        self.num_points = int(within("num_points", num_points, 1))
+        self.num_points = whole("num_points", num_points, 1)
 
     def costs(self, candidates: Candidates) -> Array:
         """Price the session's instance 0 and others 1; without session, by requests sent."""

@@ -93,6 +93,12 @@ def test_constants_are_validated(name):
                     hydra.utils.get_class(CONFIGS[name]["_target_"])(**{key: bad})
 
 
+@pytest.mark.parametrize(("name", "key"), [("dynamo_cost", "block_size"), ("session_hash", "num_points")])
+def test_whole_numbers_stay_whole(name, key):
+    with pytest.raises(ValueError, match=f"{key} is 16.5, it must be a whole number"):
+        hydra.utils.get_class(CONFIGS[name]["_target_"])(**{key: 16.5})
+
+
 @every
 def test_propensities_are_a_distribution_over_valid_instances(name):
     policy, rng = make(name), np.random.default_rng(1)
