@@ -22,13 +22,16 @@ class DynamoCost(Heuristic):
 
     Rule: argmin of s * max(active prefill blocks + prompt blocks - c * matched blocks, 0) + decode blocks
     + w * requests in flight, random among ties; s 1, c 1, w 0, temperature 0. At a temperature T > 0 the
-    choice is drawn from softmax(-cost / ((max - min) * T)).
+    choice is drawn from softmax(-cost / ((max - min) * T)). Its preset ``--agentic`` is s 4, c 2, w 64.
 
     Columns: active prefill blocks from ``num_in_flight_uncached_tokens``; decode blocks from the prompts in
     flight, ``num_in_flight_prefill_tokens + num_in_flight_decode_tokens`` (Dynamo holds a request's blocks
-    from dispatch on; it counts blocks shared by several requests once, which is not observed); matched
-    blocks from ``frac_prefix_hit``. Blocks are fractional. Host and disk tiers, shared caches and the decay
-    of the credit (0 by default) are left out.
+    from dispatch on); matched blocks from ``frac_prefix_hit``. Blocks are fractional.
+
+    Approximations: Dynamo counts a block held by several requests once and adds those of this prompt that
+    no request there holds; which are held is not observed, so shared blocks count repeatedly and the
+    prompt's count nowhere. Host and disk tiers, shared caches and the decay of the credit (0 by default)
+    are left out.
 
     Args:
         block_size: tokens per block.

@@ -16,8 +16,9 @@ from envs.observation import NUM_SENT_SINCE_SCRAPE, SESSION_KEY
 class SessionHash(Heuristic):
     """One session, one instance: ``session`` of vllm-project/production-stack at a6c01db (2026-08-05).
 
-    Rule: a ring of 160 points per instance (uhashring's default); a session belongs to the next point whose
-    instance is valid, so that only the sessions of an instance that leaves move. Requests without session
+    Rule: a ring of 160 points per instance (vllm-router's number; production-stack leaves it to uhashring);
+    a session belongs to the next point whose instance is valid, so that only the sessions of an instance
+    that leaves move (and a prompt too long for its instance moves its session). Requests without session
     go to the lowest request rate. That rate is over 60 s there; here ``num_sent_since_scrape`` stands in,
     random among ties (the router takes the first of equal rates, which hardly occur among its floats).
 
