@@ -10,11 +10,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from envs.emulator.borrow import borrowed
 from envs.emulator.scheduler import finish_step, schedule
 from envs.emulator.state import NUM_EVENTS, State
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def advance_instance(state: State, index: int, until_s: float) -> None:
     """Run one instance's steps that begin before ``until_s``; end those that end by then."""
     instance = state.instances[index]
@@ -29,16 +30,18 @@ def advance_instance(state: State, index: int, until_s: float) -> None:
         schedule(state, index)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def advance_all(state: State, until_s: float) -> None:
     """Run every instance up to ``until_s``."""
+    state = borrowed(state)
     for index in range(state.instances.shape[0]):
         advance_instance(state, index, until_s)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def advance_to_completion(state: State, until_s: float) -> float:
     """Run all instances in step until the first completion, or ``until_s``; return the instant reached."""
+    state = borrowed(state)
     instances = state.instances
     while True:
         next_s = until_s

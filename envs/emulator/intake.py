@@ -19,7 +19,7 @@ from envs.emulator.state import (
 BAD_HASHES = -2
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def take_slot(
     state: State,
     request_id: int,
@@ -62,7 +62,7 @@ def take_slot(
     return slot
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def hand_over(state: State, slot: int, index: int, now_s: float) -> None:
     """Put the request in a slot into an instance's waiting queue; cut its answer at ``max_model_len``."""
     instance, request = state.instances[index], state.requests[slot]
@@ -74,7 +74,7 @@ def hand_over(state: State, slot: int, index: int, now_s: float) -> None:
     enqueue(state, instance, slot)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def release_slot(state: State, slot: int) -> None:
     """Free the slot of a request that is done."""
     state.requests[slot].num_hashes = 0
@@ -110,7 +110,7 @@ def _more_slots(state: State) -> State:
     return state._replace(requests=requests, free_slots=free_slots, events=events)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _pack_hashes(state: State, packed: NDArray[np.int64]) -> None:
     """Copy the hashes of the requests in flight, and no others."""
     top = 0

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from envs.emulator.state import NO_HASH, NONE, PRIVATE_HASH, InstanceRecord, RequestRecord, State
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, forceinline=True)
 def mixed(value: int) -> int:
     """Scramble 64 bits (the finaliser of splitmix64)."""
     z = np.uint64(value) * np.uint64(0x9E3779B97F4A7C15)
@@ -29,7 +29,7 @@ def mixed(value: int) -> int:
     return np.int64((z ^ (z >> np.uint64(31))) >> np.uint64(1))  # type: ignore[return-value]
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def block_hash(request: RequestRecord, hashes: NDArray[np.int64], index: int) -> int:
     """Hash of a request's ``index``-th block; one of its own where the workload gave none."""
     if index < request.num_hashes:
@@ -37,7 +37,7 @@ def block_hash(request: RequestRecord, hashes: NDArray[np.int64], index: int) ->
     return mixed((request.request_id + 1) * np.int64(1 << 24) + index) | 1
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def find(state: State, instance: InstanceRecord, wanted: int) -> int:
     """Return the block that is hit for a hash, or NONE."""
     slots, first, mask = state.cache_slots, instance.first_cache_slot, instance.cache_slot_mask
@@ -51,7 +51,7 @@ def find(state: State, instance: InstanceRecord, wanted: int) -> int:
         at = (at + 1) & mask
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def insert(state: State, instance: InstanceRecord, block: int, wanted: int) -> None:
     """Cache a block under a hash, behind the blocks that are there already."""
     blocks = state.blocks
@@ -77,7 +77,7 @@ def insert(state: State, instance: InstanceRecord, block: int, wanted: int) -> N
         at = (at + 1) & mask
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def evict(state: State, instance: InstanceRecord, block: int) -> None:
     """Take a block out of the prefix cache, if it is there."""
     record = state.blocks[block]
@@ -110,7 +110,7 @@ def evict(state: State, instance: InstanceRecord, block: int) -> None:
     slots[first + hole].block_hash = NO_HASH
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, forceinline=True)
 def _unlink(state: State, instance: InstanceRecord, block: int) -> None:
     blocks = state.blocks
     before, after = blocks[block].prev_free, blocks[block].next_free
@@ -125,7 +125,7 @@ def _unlink(state: State, instance: InstanceRecord, block: int) -> None:
     instance.num_free_blocks -= 1
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def free_request(state: State, instance: InstanceRecord, request: RequestRecord) -> None:
     """Give a request's blocks back, tail first; cached ones to the end of the queue, others to its front."""
     blocks = state.blocks
@@ -163,7 +163,7 @@ def free_request(state: State, instance: InstanceRecord, request: RequestRecord)
     request.num_cached_blocks = 0
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def publish_private_blocks(state: State, instance: InstanceRecord, request: RequestRecord) -> None:
     """Enter a request's private blocks in the cache table, for its return after a preemption."""
     row = state.block_table[request.row]
@@ -172,7 +172,7 @@ def publish_private_blocks(state: State, instance: InstanceRecord, request: Requ
             insert(state, instance, row[index], block_hash(request, state.hashes, index))
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def num_hit_blocks(
     state: State, instance: InstanceRecord, request: RequestRecord, num_tokens: int, row: NDArray[np.int32]
 ) -> int:
@@ -193,7 +193,7 @@ def num_hit_blocks(
     return limit
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def num_unreferenced(state: State, row: NDArray[np.int32], num_blocks: int) -> int:
     """Of the first blocks of a row, count those that stand in the free queue."""
     num = 0
@@ -203,7 +203,7 @@ def num_unreferenced(state: State, row: NDArray[np.int32], num_blocks: int) -> i
     return num
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def touch(state: State, instance: InstanceRecord, row: NDArray[np.int32], num_blocks: int) -> None:
     """Take a reference on the first blocks of a row."""
     for index in range(num_blocks):
@@ -213,7 +213,7 @@ def touch(state: State, instance: InstanceRecord, row: NDArray[np.int32], num_bl
         state.blocks[block].num_refs += 1
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def grow(state: State, instance: InstanceRecord, request: RequestRecord, num_blocks: int) -> None:
     """Hand blocks from the head of the queue to a request until it holds ``num_blocks``."""
     row = state.block_table[request.row]
@@ -228,7 +228,7 @@ def grow(state: State, instance: InstanceRecord, request: RequestRecord, num_blo
         request.num_held_blocks = num_blocks
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def cache_full_blocks(
     state: State, instance: InstanceRecord, request: RequestRecord, num_tokens: int
 ) -> None:

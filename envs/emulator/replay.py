@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from envs.emulator.borrow import borrowed
 from envs.emulator.cluster import EmulatedCluster
 from envs.emulator.engine import advance_all
 from envs.emulator.intake import hand_over, release_slot, take_slot
@@ -93,6 +94,7 @@ def _play(
     ledger: Ledger,
 ) -> int:
     """Route a stream's requests from ``first`` on; return the first for which there is no room."""
+    state = borrowed(state)
     num_instances = state.instances.shape[0]
     for number in range(first, stream.arrived_at_s.shape[0]):
         now_s = stream.arrived_at_s[number]

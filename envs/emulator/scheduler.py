@@ -41,7 +41,7 @@ from envs.emulator.state import (
 from envs.emulator.step_time import step_time_s
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def enqueue(state: State, instance: InstanceRecord, slot: int) -> None:
     """Put a request at the end of the waiting queue."""
     state.requests[slot].next_waiting = NONE
@@ -53,7 +53,7 @@ def enqueue(state: State, instance: InstanceRecord, slot: int) -> None:
     instance.num_waiting += 1
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _log(state: State, index: int, slot: int, num_tokens: int, num_computed: int, kind: int) -> None:
     log, counts = state.step_log, state.counts
     if log.shape[0] == 0:
@@ -73,7 +73,7 @@ def _log(state: State, index: int, slot: int, num_tokens: int, num_computed: int
     counts[NUM_STEP_ROWS] += 1
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _release(state: State, instance: InstanceRecord, request: RequestRecord) -> None:
     """Give back a request's blocks and its row of the block table."""
     free_request(state, instance, request)
@@ -82,7 +82,7 @@ def _release(state: State, instance: InstanceRecord, request: RequestRecord) -> 
     request.row = NONE
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _preempt_last(state: State, index: int) -> int:
     instance = state.instances[index]
     instance.num_running -= 1
@@ -104,7 +104,7 @@ def _preempt_last(state: State, index: int) -> int:
     return slot
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _admit(state: State, index: int, budget: int, threshold: int) -> int:
     """Move the head of the waiting queue into the running list if it fits; return its tokens, or 0."""
     instance = state.instances[index]
@@ -152,7 +152,7 @@ def _admit(state: State, index: int, budget: int, threshold: int) -> int:
     return num_new
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def schedule(state: State, index: int) -> None:
     """Begin a step at ``free_at_s``: choose its tokens, take their blocks, set ``step_ends_at_s``."""
     instance = state.instances[index]
@@ -233,7 +233,7 @@ def schedule(state: State, index: int) -> None:
             state.step_log[row].num_free_blocks = instance.num_free_blocks
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _emit(state: State, index: int, slot: int, at_s: float, is_completion: bool) -> None:
     event = state.events[state.counts[NUM_EVENTS]]
     event.at_s = at_s
@@ -243,7 +243,7 @@ def _emit(state: State, index: int, slot: int, at_s: float, is_completion: bool)
     state.counts[NUM_EVENTS] += 1
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def finish_step(state: State, index: int) -> None:
     """End the running step: hand out its tokens, finish the requests that have all of theirs."""
     instance = state.instances[index]

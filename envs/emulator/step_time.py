@@ -58,13 +58,13 @@ def as_record(law: StepTimeLaw) -> Any:
     return np.array([law], STEP_TIME_DTYPE)[0]
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def attended_pairs(num_tokens: float, num_computed_tokens: float) -> float:
     """Token pairs that a prefill chunk attends to: each token sees all before it and itself."""
     return num_tokens * (num_computed_tokens + 0.5 * (num_tokens + 1.0))
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def step_time_s(
     law: Any,
     num_prefill_tokens: float,
