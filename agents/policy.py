@@ -21,7 +21,8 @@ The n-th ``act`` since ``reset`` is decision n of the feedback.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 
 from envs.feedback import Feedback
 from envs.observation import Observation
+from envs.routing import RoutingEnv
 
 
 class Decision(NamedTuple):
@@ -77,6 +79,30 @@ class Learner(Policy, Protocol):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take up what ``state`` returned. Raises ``ValueError`` naming what does not fit."""
+        ...
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """An agent that is trained beforehand, by its own loop over environments."""
+
+    def learn(
+        self,
+        make_env: Callable[[int], RoutingEnv],
+        seed: int,
+        directory: Path,
+        total_timesteps: int | None,
+        checkpoint_every: int,
+        progress: Callable[[int, Mapping[str, float]], None],
+    ) -> None:
+        """Train on the environments of ranks 0, 1, ...; go on from a checkpoint in ``directory``.
+
+        A run that was killed and taken up again ends in the same result as one that was not.
+        """
+        ...
+
+    def policy(self, directory: Path) -> Policy:
+        """What was trained there. Raises ``FileNotFoundError`` or ``ValueError`` where nothing whole is."""
         ...
 
 

@@ -94,6 +94,10 @@ def _fits(value: Any, hint: Any) -> bool:
             return isinstance(value, list | tuple)
         if issubclass(origin, Sequence):
             return isinstance(value, list | tuple) and all(_fits(child, parts[0]) for child in value)
-    if inspect.isclass(hint) and isinstance(value, bool | int | float | str | list | dict):
+    if (
+        inspect.isclass(hint)
+        and hint is not Any
+        and isinstance(value, bool | int | float | str | list | dict)
+    ):
         return isinstance(value, hint) if not getattr(hint, "_is_protocol", False) else False
     return True

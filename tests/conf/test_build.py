@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -23,6 +24,7 @@ class Whole:
         flag: bool = False,
         sizes: Sequence[int] = (),
         weights: Mapping[str, float] | None = None,
+        groups: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         if count < 0:
             raise ValueError(f"count is {count}, it must not be negative")
@@ -40,6 +42,7 @@ def test_nested_nodes_are_built():
 def test_program_supplies_what_the_node_does_not():
     assert build(NODE, "whole", count=7, name="given", unknown=1).name == "given"
     assert build(NODE, "whole", count=7).count == 2
+    assert build({**NODE, "groups": {"a": {"b": 1}}}, "whole").count == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""Are two policies different? Paired bootstrap intervals over seeds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+CONFIDENCE = 0.95
+NUM_RESAMPLES = 9999
+
+
+class Estimate(NamedTuple):
+    """A figure with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean_over_seeds(values: ArrayLike, seed: int = 0) -> Estimate:
+    """Mean over seeds, ``[num_seeds]``, with its bootstrap interval."""
+    sample = np.asarray(values, np.float64)
+    return _bootstrap((sample,), _mean, float(sample.mean()), seed)
+
+
+def relative_difference(values: ArrayLike, reference: ArrayLike, seed: int = 0) -> Estimate:
+    """``mean(values) / mean(reference) - 1`` over the same seeds, with its paired bootstrap interval.
+
+    The interval is the percentile bootstrap's (scipy), at 95 %. With few seeds it is a little too narrow:
+    read a bound close to zero as undecided.
+    """
+    sample, other = np.asarray(values, np.float64), np.asarray(reference, np.float64)
+    if sample.shape != other.shape or sample.ndim != 1:
+        raise ValueError(f"paired samples must have one length, not shapes {sample.shape} and {other.shape}")
+    return _bootstrap((sample, other), _ratio, float(sample.mean() / other.mean() - 1), seed)
+
+
+def _mean(sample: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    return np.asarray(sample.mean(axis=axis))
+
+
+def _ratio(sample: NDArray[np.float64], other: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    return np.asarray(sample.mean(axis=axis) / other.mean(axis=axis) - 1)
+
+
+def _bootstrap(
+    samples: tuple[NDArray[np.float64], ...], statistic: object, value: float, seed: int
+) -> Estimate:
+    if len(samples[0]) < 2:
+        return Estimate(value, float("nan"), float("nan"))
+    interval = stats.bootstrap(
+        samples,
+        statistic,
+        paired=True,
+        vectorized=True,
+        n_resamples=NUM_RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Estimate(value, float(interval.low), float(interval.high))

@@ -1,0 +1,55 @@
+"""The configs of the programs, typed: what Hydra composes is checked against these.
+
+Nodes of type ``Any`` describe components and are checked by ``conf.build`` against what they build.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class TrainConfig:
+    """``conf/train.yaml``."""
+
+    name: str = MISSING
+    directory: str = MISSING
+    seed: int = MISSING
+    total_timesteps: Optional[int] = None  # noqa: UP045 (OmegaConf's own form)
+    checkpoint_every: int = MISSING
+    env: Any = MISSING
+    cluster: Any = MISSING
+    workload: Any = MISSING
+    reward: Any = MISSING
+    agent: Any = MISSING
+    logger: Any = MISSING
+
+
+@dataclass
+class EvaluateConfig:
+    """``conf/evaluate.yaml``."""
+
+    name: str = MISSING
+    directory: str = MISSING
+    seeds: list[int] = MISSING
+    warmup_s: float = MISSING
+    window_s: float = MISSING
+    reference: str = MISSING
+    trained: dict[str, str] = field(default_factory=dict)
+    num_workers: int = MISSING
+    env: Any = MISSING
+    cluster: Any = MISSING
+    workload: Any = MISSING
+    reward: Any = MISSING
+    policies: dict[str, Any] = field(default_factory=dict)
+
+
+def register() -> None:
+    """Make the schemas known to Hydra under the names that the YAML files use."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)

@@ -1,0 +1,1 @@
+"""Where a training run's figures are sent besides its own files."""

@@ -1,0 +1,99 @@
+"""Means over seeds with intervals, each policy against a reference, and the table that shows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from agents.comparison import CONFIDENCE, NUM_RESAMPLES, mean_over_seeds, relative_difference
+
+COMPARED = ("ttft_mean_s", "ttft_p50_s", "ttft_p90_s", "ttft_p99_s", "tpot_mean_s", "e2e_mean_s")
+
+
+def summarise(results: pd.DataFrame, reference: str) -> dict[str, Any]:
+    """Summarise the table of ``agents.evaluate``: one row per policy and seed.
+
+    Returns:
+        ``policies``: name -> figure -> ``[mean, low, high]`` over seeds, the policies by rising mean TTFT;
+        ``relative_to_reference``: name -> figure -> ``[difference, low, high]``, where 0.1 means 10 % more
+        than the reference on the same streams; ``mean_ttft_relative``: name -> other name -> the same for
+        the mean TTFT of every pair; and how the intervals were made.
+    """
+    tables = {str(name): rows.set_index("seed") for name, rows in results.groupby("policy", sort=False)}
+    order = sorted(tables, key=lambda name: float(tables[name]["ttft_mean_s"].mean()))
+    columns = [name for name in results.columns if name not in ("policy", "seed")]
+    return {
+        "seeds": [int(seed) for seed in tables[reference].index],
+        "intervals": f"{CONFIDENCE:.0%}, percentile bootstrap over seeds, paired, {NUM_RESAMPLES} resamples",
+        "reference": reference,
+        "policies": {
+            name: {column: list(mean_over_seeds(tables[name][column])) for column in columns}
+            for name in order
+        },
+        "relative_to_reference": {
+            name: {
+                column: list(relative_difference(tables[name][column], tables[reference][column]))
+                for column in COMPARED
+            }
+            for name in order
+            if name != reference
+        },
+        "mean_ttft_relative": {
+            name: {
+                other: list(relative_difference(tables[name]["ttft_mean_s"], tables[other]["ttft_mean_s"]))
+                for other in order
+                if other != name
+            }
+            for name in order
+        },
+    }
+
+
+def markdown_table(summary: dict[str, Any], timing: pd.DataFrame) -> str:
+    """The summary for people: one line per policy, the best mean TTFT first."""
+    reference = summary["reference"]
+    decision_us = timing.groupby("policy")["decision_us_mean"].mean()
+    header = (
+        "policy",
+        "mean TTFT, s",
+        f"against {reference}",
+        "P50",
+        "P90",
+        "P99",
+        "TPOT, ms",
+        "E2E, s",
+        "SLO met",
+        "prefix hits",
+        "imbalance",
+        "µs/decision",
+    )
+    lines = [header]
+    for name, values in summary["policies"].items():
+        mean, low, high = values["ttft_mean_s"]
+        against = "-"
+        if name != reference:
+            more, least, most = summary["relative_to_reference"][name]["ttft_mean_s"]
+            against = f"{more:+.1%} [{least:+.1%}, {most:+.1%}]"
+        lines.append(
+            (
+                name,
+                f"{mean:.3f} [{low:.3f}, {high:.3f}]",
+                against,
+                *(f"{values[f'ttft_p{percentile}_s'][0]:.3f}" for percentile in (50, 90, 99)),
+                f"{1e3 * values['tpot_mean_s'][0]:.1f}",
+                f"{values['e2e_mean_s'][0]:.2f}",
+                f"{values['frac_slo_met'][0]:.1%}",
+                f"{values['frac_prefix_hits'][0]:.1%}",
+                f"{values['load_imbalance'][0]:.2f}",
+                f"{decision_us[name]:.0f}",
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    rule = tuple("-" * width for width in widths)
+    text = "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in (header, rule, *lines[1:])
+    )
+    note = f"\n\nMeans over {len(summary['seeds'])} seeds; in brackets {summary['intervals']}.\n"
+    return text + note

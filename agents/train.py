@@ -1,0 +1,114 @@
+"""``routegym-train``: train an agent, or take up a training run that was stopped.
+
+    python -m agents.train agent=lodestar
+    python -m agents.train agent=maskable_ppo workload=mooncake seed=1
+
+The run's directory then holds the agent's checkpoint, ``config.yaml``, ``progress.json`` (the learning curve)
+and ``learning_curve.png``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from agents.config import register
+from agents.exits import plain_errors
+from agents.files import read_json, write_json
+from agents.online import learn_online
+from agents.plots import learning_curve
+from agents.policy import Learner, Trainable
+from agents.run_directory import claim
+from conf.build import ConfigError, build
+from envs.routing import RoutingEnv
+
+PROGRESS = "progress.json"
+
+register()
+
+
+def make_env(config: DictConfig) -> RoutingEnv:
+    """The environment that the groups ``env``, ``cluster``, ``workload`` and ``reward`` describe."""
+    env: RoutingEnv = build(
+        config.env,
+        "env",
+        cluster=build(config.cluster, "cluster"),
+        workload=build(config.workload, "workload"),
+        reward=build(config.reward, "reward"),
+    )
+    return env
+
+
+class Curve:
+    """The learning curve: shown as a bar, logged, and kept in ``progress.json``."""
+
+    def __init__(self, path: Path, logger: Any, total: int | None) -> None:
+        self._path, self._logger = path, logger
+        self._rows: list[dict[str, float]] = read_json(path) if path.exists() else []
+        self._bar = tqdm(total=total, unit=" decisions", disable=None)
+
+    def __call__(self, step: int, figures: Mapping[str, float]) -> None:
+        """Take what is known after ``step`` decisions; a step that is told again replaces what came of it."""
+        self._bar.update(step - self._bar.n)
+        if figures:
+            self._rows = [row for row in self._rows if row["step"] < step]
+            self._rows.append({"step": step, **{name: float(figures[name]) for name in sorted(figures)}})
+            write_json(self._path, self._rows)
+            self._logger.log(step, figures)
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """``step`` and figures, in order."""
+        return self._rows
+
+    def close(self) -> None:
+        """Finish the bar."""
+        self._bar.close()
+
+
+def train(config: DictConfig) -> Path:
+    """Train as configured; return the run's directory."""
+    agent = build(config.agent, "agent")
+    if not isinstance(agent, Trainable | Learner):
+        raise ConfigError(f"agent: {config.agent._target_} has nothing to learn; evaluate it as it is")
+    make_env(config)  # a bad cluster or workload is told before anything is written
+    directory = claim(config, irrelevant=("logger", "name"))
+    logger = build(config.logger, "logger", run_name=config.name, directory=directory)
+    total = config.total_timesteps or getattr(agent, "total_timesteps", None)
+    curve = Curve(directory / PROGRESS, logger, total)
+    try:
+        if isinstance(agent, Trainable):
+            agent.learn(
+                lambda rank: make_env(config),
+                config.seed,
+                directory,
+                config.total_timesteps,
+                config.checkpoint_every,
+                curve,
+            )
+        else:
+            learn_online(
+                agent, lambda rank: make_env(config), config.seed, directory, config.total_timesteps, curve
+            )
+    finally:
+        curve.close()
+        logger.finish()
+    learning_curve(curve.rows, directory / "learning_curve.png")
+    print(f"trained: {directory}")
+    return directory
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+def main(config: DictConfig) -> None:
+    """Run the program."""
+    with plain_errors("routegym-train"):
+        train(config)
+
+
+if __name__ == "__main__":
+    main()
