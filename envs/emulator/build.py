@@ -11,12 +11,15 @@ from envs.emulator.profile import Profile
 from envs.emulator.state import (
     BLOCK_DTYPE,
     CACHE_SLOT_DTYPE,
+    CACHED_BLOCK_DTYPE,
     EVENT_DTYPE,
     INSTANCE_DTYPE,
+    NO_HASH,
     NONE,
     NUM_FREE_SLOTS,
     REQUEST_DTYPE,
     STEP_DTYPE,
+    UNCACHED,
     State,
 )
 from envs.emulator.step_time import STEP_TIME_DTYPE
@@ -98,6 +101,7 @@ def build_state(
         instances=table,
         requests=np.zeros(num_slots, REQUEST_DTYPE),
         blocks=np.zeros(first_block, BLOCK_DTYPE),
+        cached_blocks=np.zeros(first_block, CACHED_BLOCK_DTYPE),
         cache_slots=np.zeros(first_cache_slot, CACHE_SLOT_DTYPE),
         block_table=np.zeros((first_row, longest), np.int32),
         running=np.zeros(first_row, np.int64),
@@ -117,13 +121,13 @@ def clear(state: State) -> None:
     num_slots = len(state.requests)
     state.requests["num_hashes"] = 0
     state.free_slots[:] = np.arange(num_slots - 1, -1, -1)
-    state.cache_slots["block_hash"] = 0
+    state.cache_slots["block_hash"] = NO_HASH
     state.counts[:] = 0
     state.counts[NUM_FREE_SLOTS] = num_slots
     for row in state.instances:
         first, num = int(row["first_block"]), int(row["num_blocks"])
         blocks = state.blocks[first : first + num]
-        blocks["block_hash"] = 0
+        blocks["kind"] = UNCACHED
         blocks["num_refs"] = 0
         blocks["prev_free"] = np.arange(first - 1, first + num - 1)
         blocks["next_free"] = np.arange(first + 1, first + num + 1)

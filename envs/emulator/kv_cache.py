@@ -17,7 +17,16 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from envs.emulator.state import NO_HASH, NONE, PRIVATE_HASH, InstanceRecord, RequestRecord, State
+from envs.emulator.state import (
+    IN_TABLE,
+    NO_HASH,
+    NONE,
+    PRIVATE,
+    UNCACHED,
+    InstanceRecord,
+    RequestRecord,
+    State,
+)
 
 
 @njit(cache=True, forceinline=True)
@@ -54,44 +63,43 @@ def find(state: State, instance: InstanceRecord, wanted: int) -> int:
 @njit(cache=True, forceinline=True)
 def insert(state: State, instance: InstanceRecord, block: int, wanted: int) -> None:
     """Cache a block under a hash, behind the blocks that are there already."""
-    blocks = state.blocks
-    blocks[block].block_hash = wanted
+    cached = state.cached_blocks
+    cached[block].block_hash = wanted
+    state.blocks[block].kind = IN_TABLE
     slots, first, mask = state.cache_slots, instance.first_cache_slot, instance.cache_slot_mask
     at = mixed(wanted) & mask
     while True:
         slot = slots[first + at]
         if slot.block_hash == wanted:
             oldest = slot.block
-            newest = blocks[oldest].prev_twin
-            blocks[newest].next_twin = block
-            blocks[block].prev_twin = newest
-            blocks[block].next_twin = oldest
-            blocks[oldest].prev_twin = block
+            newest = cached[oldest].prev_twin
+            cached[newest].next_twin = block
+            cached[block].prev_twin = newest
+            cached[block].next_twin = oldest
+            cached[oldest].prev_twin = block
             return
         if slot.block_hash == NO_HASH:
             slot.block_hash = wanted
             slot.block = block
-            blocks[block].prev_twin = block
-            blocks[block].next_twin = block
+            cached[block].prev_twin = block
+            cached[block].next_twin = block
             return
         at = (at + 1) & mask
 
 
 @njit(cache=True, forceinline=True)
 def evict(state: State, instance: InstanceRecord, block: int) -> None:
-    """Take a block out of the prefix cache, if it is there."""
-    record = state.blocks[block]
+    """Take a block that is there out of the cache table."""
+    record = state.cached_blocks[block]
     gone = record.block_hash
-    record.block_hash = NO_HASH
-    if gone <= NO_HASH:
-        return
+    state.blocks[block].kind = UNCACHED
     slots, first, mask = state.cache_slots, instance.first_cache_slot, instance.cache_slot_mask
     at = mixed(gone) & mask
     while slots[first + at].block_hash != gone:
         at = (at + 1) & mask
     if record.next_twin != block:
-        state.blocks[record.prev_twin].next_twin = record.next_twin
-        state.blocks[record.next_twin].prev_twin = record.prev_twin
+        state.cached_blocks[record.prev_twin].next_twin = record.next_twin
+        state.cached_blocks[record.next_twin].prev_twin = record.prev_twin
         if slots[first + at].block == block:
             slots[first + at].block = record.next_twin
         return
@@ -130,6 +138,7 @@ def free_request(state: State, instance: InstanceRecord, request: RequestRecord)
     """Give a request's blocks back, tail first; cached ones to the end of the queue, others to its front."""
     blocks = state.blocks
     row = state.block_table[request.row]
+    head, tail, num_freed = instance.free_head, instance.free_tail, 0
     front_after = NONE  # vLLM prepends the uncached ones as one piece, in the order they are freed
     for index in range(request.num_held_blocks - 1, -1, -1):
         block = row[index]
@@ -137,28 +146,25 @@ def free_request(state: State, instance: InstanceRecord, request: RequestRecord)
         record.num_refs -= 1
         if record.num_refs > 0:
             continue
-        if record.block_hash != NO_HASH:
-            record.prev_free = instance.free_tail
-            record.next_free = NONE
-            if instance.free_tail == NONE:
-                instance.free_head = block
-            else:
-                blocks[instance.free_tail].next_free = block
-            instance.free_tail = block
-        else:
-            after = instance.free_head if front_after == NONE else blocks[front_after].next_free
-            record.prev_free = front_after
-            record.next_free = after
-            if front_after == NONE:
-                instance.free_head = block
-            else:
-                blocks[front_after].next_free = block
-            if after == NONE:
-                instance.free_tail = block
-            else:
-                blocks[after].prev_free = block
+        num_freed += 1
+        if record.kind == UNCACHED:
+            before = front_after
+            after = head if front_after == NONE else blocks[front_after].next_free
             front_after = block
-        instance.num_free_blocks += 1
+        else:
+            before, after = tail, NONE
+        record.prev_free = before
+        record.next_free = after
+        if before == NONE:
+            head = block
+        else:
+            blocks[before].next_free = block
+        if after == NONE:
+            tail = block
+        else:
+            blocks[after].prev_free = block
+    instance.free_head, instance.free_tail = head, tail
+    instance.num_free_blocks += num_freed
     request.num_held_blocks = 0
     request.num_cached_blocks = 0
 
@@ -168,7 +174,7 @@ def publish_private_blocks(state: State, instance: InstanceRecord, request: Requ
     """Enter a request's private blocks in the cache table, for its return after a preemption."""
     row = state.block_table[request.row]
     for index in range(request.num_cached_blocks):
-        if state.blocks[row[index]].block_hash == PRIVATE_HASH:
+        if state.blocks[row[index]].kind == PRIVATE:
             insert(state, instance, row[index], block_hash(request, state.hashes, index))
 
 
@@ -216,16 +222,26 @@ def touch(state: State, instance: InstanceRecord, row: NDArray[np.int32], num_bl
 @njit(cache=True, forceinline=True)
 def grow(state: State, instance: InstanceRecord, request: RequestRecord, num_blocks: int) -> None:
     """Hand blocks from the head of the queue to a request until it holds ``num_blocks``."""
-    row = state.block_table[request.row]
-    for index in range(request.num_held_blocks, num_blocks):
-        block = instance.free_head
-        _unlink(state, instance, block)
-        if state.blocks[block].block_hash != NO_HASH:
+    row, blocks = state.block_table[request.row], state.blocks
+    num_held = request.num_held_blocks
+    if num_blocks <= num_held:
+        return
+    block = instance.free_head
+    for index in range(num_held, num_blocks):
+        record = blocks[block]
+        if record.kind == IN_TABLE:
             evict(state, instance, block)
-        state.blocks[block].num_refs = 1
+        record.kind = UNCACHED
+        record.num_refs = 1
         row[index] = block
-    if num_blocks > request.num_held_blocks:
-        request.num_held_blocks = num_blocks
+        block = record.next_free
+    instance.free_head = block
+    if block == NONE:
+        instance.free_tail = NONE
+    else:
+        blocks[block].prev_free = NONE
+    instance.num_free_blocks -= num_blocks - num_held
+    request.num_held_blocks = num_blocks
 
 
 @njit(cache=True, forceinline=True)
@@ -241,6 +257,6 @@ def cache_full_blocks(
         if index < request.num_hashes or request.num_preemptions > 0:
             insert(state, instance, row[index], block_hash(request, state.hashes, index))
         else:
-            state.blocks[row[index]].block_hash = PRIVATE_HASH
+            state.blocks[row[index]].kind = PRIVATE
     if num_full > request.num_cached_blocks:
         request.num_cached_blocks = num_full

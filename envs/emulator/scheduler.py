@@ -177,17 +177,18 @@ def schedule(state: State, index: int) -> None:
         if 0 < threshold < num_new:
             num_new = threshold
         num_new = min(num_new, budget)
-        num_blocks = (num_computed + num_new + block_size - 1) // block_size
-        itself = False
-        while num_blocks - request.num_held_blocks > instance.num_free_blocks and not itself:
-            itself = _preempt_last(state, index) == slot
-            preempted = True
-        if itself:
-            break
-        if num_blocks > request.num_held_blocks:
+        num_after = num_computed + num_new
+        if num_after > request.num_held_blocks * block_size:
+            num_blocks = (num_after + block_size - 1) // block_size
+            itself = False
+            while num_blocks - request.num_held_blocks > instance.num_free_blocks and not itself:
+                itself = _preempt_last(state, index) == slot
+                preempted = True
+            if itself:
+                break
             grow(state, instance, request, num_blocks)
-        if (num_computed + num_new) // block_size > request.num_cached_blocks:
-            cache_full_blocks(state, instance, request, num_computed + num_new)
+        if num_after >= (request.num_cached_blocks + 1) * block_size:
+            cache_full_blocks(state, instance, request, num_after)
         request.num_scheduled_tokens = num_new
         budget -= num_new
         if num_new == 1:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from envs.emulator.state import NO_HASH, NONE, PRIVATE_HASH
+from envs.emulator.state import IN_TABLE, NO_HASH, NONE
 
 
 def check_memory(state):
@@ -13,7 +13,7 @@ def check_memory(state):
 
 def _check_instance(state, instance):
     first, num = int(instance["first_block"]), int(instance["num_blocks"])
-    blocks = state.blocks[first : first + num].tolist()  # block_hash, prev/next_free, prev/next_twin, refs
+    blocks = state.blocks[first : first + num].tolist()  # prev_free, next_free, num_refs, kind
     first_row = int(instance["first_row"])
     held = Counter()
     running = state.running[first_row : first_row + int(instance["num_running"])].tolist()
@@ -23,19 +23,20 @@ def _check_instance(state, instance):
     assert sorted(rows + free_rows) == every_row
     for slot, row in zip(running, rows, strict=True):
         held.update(state.block_table[row, : int(state.requests["num_held_blocks"][slot])].tolist())
-    assert [block[5] for block in blocks] == [held[first + index] for index in range(num)]
+    assert [block[2] for block in blocks] == [held[first + index] for index in range(num)]
 
     queue, before, block = [], NONE, int(instance["free_head"])
     while block != NONE:
-        assert blocks[block - first][1] == before
+        assert blocks[block - first][0] == before
         queue.append(block)
         assert len(queue) <= num
-        before, block = block, blocks[block - first][2]
+        before, block = block, blocks[block - first][1]
     assert before == int(instance["free_tail"])
     assert len(queue) == int(instance["num_free_blocks"])
-    assert sorted(queue) == [first + index for index in range(num) if blocks[index][5] == 0]
+    assert sorted(queue) == [first + index for index in range(num) if blocks[index][2] == 0]
 
     first_slot = int(instance["first_cache_slot"])
+    cached = state.cached_blocks[first : first + num].tolist()  # block_hash, prev_twin, next_twin
     table = state.cache_slots[first_slot : first_slot + int(instance["cache_slot_mask"]) + 1].tolist()
     in_table = {}  # block -> hash
     for block_hash, oldest in table:
@@ -44,15 +45,13 @@ def _check_instance(state, instance):
             while True:
                 assert block not in in_table
                 in_table[block] = block_hash
-                successor = blocks[block - first][4]
-                assert blocks[successor - first][3] == block
+                successor = cached[block - first][2]
+                assert cached[successor - first][1] == block
                 block = successor
                 if block == oldest:
                     break
-    hashes = {first + index: block[0] for index, block in enumerate(blocks)}
-    assert in_table == {
-        block: value for block, value in hashes.items() if value not in (NO_HASH, PRIVATE_HASH)
-    }
+    kinds = [block[3] for block in blocks]
+    assert in_table == {first + index: cached[index][0] for index in range(num) if kinds[index] == IN_TABLE}
 
 
 def check_idle(state):
