@@ -85,7 +85,12 @@ def load_predictor(state: Mapping[str, Any], layer_sizes: Sequence[int]) -> Pred
 
 @dataclass(frozen=True)
 class Training:
-    """How a predictor is trained: always from scratch. The defaults are those of Lodestar's authors."""
+    """How a predictor is trained: always from scratch. The defaults are those of Lodestar's authors.
+
+    The number of torch's threads is left as it is. The network is too small to gain from several, and where
+    other processes use the cores, threads that wait for each other make a round many times slower: programs
+    should then run with ``OMP_NUM_THREADS=1``.
+    """
 
     hidden_sizes: Sequence[int] = (128, 128, 128)
     dropout: float = 0.1

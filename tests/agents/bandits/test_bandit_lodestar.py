@@ -140,7 +140,7 @@ def test_without_replay():
 
 
 def test_log_target_learns():
-    training = Training(hidden_sizes=(64, 64), learning_rate=0.005, target="log")
+    training = Training(hidden_sizes=(32, 32), dropout=0.0, learning_rate=0.03, target="log")
     policy = make(training=training, first_training=500, fifo_size=2000, epsilon=0.0, min_epsilon=0.0)
     fleet = Fleet(seed=0, delay=0)
     _, before = fleet.run(policy, 500)

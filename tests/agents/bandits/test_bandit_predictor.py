@@ -14,7 +14,7 @@ def samples(num_samples=600):
 
 
 def test_learns_and_says_how_well():
-    training = Training(hidden_sizes=(32, 32), learning_rate=0.01, dropout=0.0, batch_size=32)
+    training = Training(hidden_sizes=(32, 32), learning_rate=0.03, dropout=0.0, batch_size=128)
     data = samples()
     predictor = training.train(data, seed=1)
     error = predictor.predict(data.rows) + data.ttft_s
