@@ -35,6 +35,7 @@ def borrowed(state: State) -> State:
         _borrowed_array(state.instances),
         _borrowed_array(state.requests),
         _borrowed_array(state.blocks),
+        _borrowed_array(state.free_queue),
         _borrowed_array(state.cached_blocks),
         _borrowed_array(state.cache_slots),
         _borrowed_array(state.block_table),

@@ -88,6 +88,8 @@ def build_state(
         row["reserve_full_isl"] = config.scheduler_reserve_full_isl
         row["prefix_caching"] = config.prefix_caching
         row["first_block"] = first_block
+        row["first_place"] = first_cache_slot  # as many places as cache slots: at least two per block
+        row["place_mask"] = num_cache_slots - 1
         row["first_row"] = first_row
         row["first_cache_slot"] = first_cache_slot
         row["cache_slot_mask"] = num_cache_slots - 1
@@ -101,6 +103,7 @@ def build_state(
         instances=table,
         requests=np.zeros(num_slots, REQUEST_DTYPE),
         blocks=np.zeros(first_block, BLOCK_DTYPE),
+        free_queue=np.zeros(first_cache_slot, np.int32),
         cached_blocks=np.zeros(first_block, CACHED_BLOCK_DTYPE),
         cache_slots=np.zeros(first_cache_slot, CACHE_SLOT_DTYPE),
         block_table=np.zeros((first_row, longest), np.int32),
@@ -129,10 +132,9 @@ def clear(state: State) -> None:
         blocks = state.blocks[first : first + num]
         blocks["kind"] = UNCACHED
         blocks["num_refs"] = 0
-        blocks["prev_free"] = np.arange(first - 1, first + num - 1)
-        blocks["next_free"] = np.arange(first + 1, first + num + 1)
-        blocks["prev_free"][0] = blocks["next_free"][-1] = NONE
-        row["free_head"], row["free_tail"], row["num_free_blocks"] = first, first + num - 1, num
+        blocks["place"] = int(row["first_place"]) + np.arange(num)
+        state.free_queue[int(row["first_place"]) :][:num] = np.arange(first, first + num)
+        row["free_head"], row["free_tail"], row["num_free_blocks"] = 0, num, num
         first_row, num_rows = int(row["first_row"]), int(row["max_num_seqs"])
         state.free_rows[first_row : first_row + num_rows] = np.arange(
             first_row + num_rows - 1, first_row - 1, -1

@@ -119,52 +119,46 @@ def evict(state: State, instance: InstanceRecord, block: int) -> None:
 
 
 @njit(cache=True, forceinline=True)
-def _unlink(state: State, instance: InstanceRecord, block: int) -> None:
-    blocks = state.blocks
-    before, after = blocks[block].prev_free, blocks[block].next_free
-    if before == NONE:
-        instance.free_head = after
-    else:
-        blocks[before].next_free = after
-    if after == NONE:
-        instance.free_tail = before
-    else:
-        blocks[after].prev_free = before
-    instance.num_free_blocks -= 1
+def _make_room(state: State, instance: InstanceRecord, num_places: int) -> None:
+    """Close the queue's gaps if it would not take ``num_places`` more blocks."""
+    queue, first, mask = state.free_queue, instance.first_place, instance.place_mask
+    if instance.free_tail - instance.free_head + num_places <= mask + 1:
+        return
+    tail = instance.free_head
+    for place in range(instance.free_head, instance.free_tail):
+        block = queue[first + (place & mask)]
+        if block != NONE:
+            queue[first + (tail & mask)] = block
+            state.blocks[block].place = first + (tail & mask)
+            tail += 1
+    instance.free_tail = tail
 
 
 @njit(cache=True, forceinline=True)
 def free_request(state: State, instance: InstanceRecord, request: RequestRecord) -> None:
     """Give a request's blocks back, tail first; cached ones to the end of the queue, others to its front."""
-    blocks = state.blocks
-    row = state.block_table[request.row]
-    head, tail, num_freed = instance.free_head, instance.free_tail, 0
-    front_after = NONE  # vLLM prepends the uncached ones as one piece, in the order they are freed
-    for index in range(request.num_held_blocks - 1, -1, -1):
-        block = row[index]
-        record = blocks[block]
+    blocks, row = state.blocks, state.block_table[request.row]
+    queue, first, mask = state.free_queue, instance.first_place, instance.place_mask
+    num_held, num_cached = request.num_held_blocks, request.num_cached_blocks
+    _make_room(state, instance, num_held)
+    tail = instance.free_tail
+    for index in range(num_cached - 1, -1, -1):
+        record = blocks[row[index]]
         record.num_refs -= 1
-        if record.num_refs > 0:
-            continue
-        num_freed += 1
-        if record.kind == UNCACHED:
-            before = front_after
-            after = head if front_after == NONE else blocks[front_after].next_free
-            front_after = block
-        else:
-            before, after = tail, NONE
-        record.prev_free = before
-        record.next_free = after
-        if before == NONE:
-            head = block
-        else:
-            blocks[before].next_free = block
-        if after == NONE:
-            tail = block
-        else:
-            blocks[after].prev_free = block
-    instance.free_head, instance.free_tail = head, tail
-    instance.num_free_blocks += num_freed
+        if record.num_refs == 0:
+            record.place = first + (tail & mask)
+            queue[record.place] = row[index]
+            tail += 1
+    instance.num_free_blocks += tail - instance.free_tail + num_held - num_cached
+    instance.free_tail = tail
+    head = instance.free_head
+    for index in range(num_cached, num_held):  # the last block is to be the queue's first
+        record = blocks[row[index]]
+        head -= 1
+        record.num_refs = 0
+        record.place = first + (head & mask)
+        queue[record.place] = row[index]
+    instance.free_head = head
     request.num_held_blocks = 0
     request.num_cached_blocks = 0
 
@@ -214,9 +208,11 @@ def touch(state: State, instance: InstanceRecord, row: NDArray[np.int32], num_bl
     """Take a reference on the first blocks of a row."""
     for index in range(num_blocks):
         block = row[index]
-        if state.blocks[block].num_refs == 0:
-            _unlink(state, instance, block)
-        state.blocks[block].num_refs += 1
+        record = state.blocks[block]
+        if record.num_refs == 0:
+            state.free_queue[record.place] = NONE
+            instance.num_free_blocks -= 1
+        record.num_refs += 1
 
 
 @njit(cache=True, forceinline=True)
@@ -226,20 +222,21 @@ def grow(state: State, instance: InstanceRecord, request: RequestRecord, num_blo
     num_held = request.num_held_blocks
     if num_blocks <= num_held:
         return
-    block = instance.free_head
+    queue, first, mask = state.free_queue, instance.first_place, instance.place_mask
+    head = instance.free_head
     for index in range(num_held, num_blocks):
+        block = queue[first + (head & mask)]
+        while block == NONE:
+            head += 1
+            block = queue[first + (head & mask)]
+        head += 1
         record = blocks[block]
         if record.kind == IN_TABLE:
             evict(state, instance, block)
         record.kind = UNCACHED
         record.num_refs = 1
         row[index] = block
-        block = record.next_free
-    instance.free_head = block
-    if block == NONE:
-        instance.free_tail = NONE
-    else:
-        blocks[block].prev_free = NONE
+    instance.free_head = head
     instance.num_free_blocks -= num_blocks - num_held
     request.num_held_blocks = num_blocks
 

@@ -39,10 +39,12 @@ INSTANCE_DTYPE = np.dtype(
         ("first_cache_slot", "i8"),
         ("cache_slot_mask", "i8"),
         *[(name, "f8") for name in STEP_TIME_DTYPE.names or ()],
-        # its free-block queue, in eviction order
+        # its free-block queue, in eviction order: a ring with gaps, from free_head up to before free_tail
+        ("first_place", "i8"),
+        ("place_mask", "i8"),
         ("free_head", "i8"),
         ("free_tail", "i8"),
-        ("num_free_blocks", "i8"),
+        ("num_free_blocks", "i8"),  # not counting gaps
         # its scheduler
         ("num_running", "i8"),
         ("waiting_head", "i8"),
@@ -85,8 +87,9 @@ REQUEST_DTYPE = np.dtype(
     ]
 )
 
-BLOCK_DTYPE = np.dtype([("prev_free", "i4"), ("next_free", "i4"), ("num_refs", "i4"), ("kind", "i4")])
-"""A block as the free queue sees it; 16 bytes, since walking these is most of the emulator's work."""
+BLOCK_DTYPE = np.dtype([("place", "i4"), ("num_refs", "i4"), ("kind", "i4")])
+"""A block; ``place`` is its index in ``State.free_queue`` and means something without references only.
+Records are small because touching all blocks in turn is most of the emulator's work."""
 
 UNCACHED, PRIVATE, IN_TABLE = 0, 1, 2
 """Kinds of blocks. A private block is full, and only its own request could ask for its content again: it
@@ -139,6 +142,8 @@ class State(NamedTuple):
     """REQUEST_DTYPE ``[num_slots]``."""
     blocks: NDArray[np.void]
     """BLOCK_DTYPE ``[total blocks]``."""
+    free_queue: NDArray[np.int32]
+    """``[total places]``: unreferenced blocks, ``NONE`` in a gap."""
     cached_blocks: NDArray[np.void]
     """CACHED_BLOCK_DTYPE ``[total blocks]``."""
     cache_slots: NDArray[np.void]

@@ -13,7 +13,7 @@ def check_memory(state):
 
 def _check_instance(state, instance):
     first, num = int(instance["first_block"]), int(instance["num_blocks"])
-    blocks = state.blocks[first : first + num].tolist()  # prev_free, next_free, num_refs, kind
+    blocks = state.blocks[first : first + num].tolist()  # place, num_refs, kind
     first_row = int(instance["first_row"])
     held = Counter()
     running = state.running[first_row : first_row + int(instance["num_running"])].tolist()
@@ -23,17 +23,18 @@ def _check_instance(state, instance):
     assert sorted(rows + free_rows) == every_row
     for slot, row in zip(running, rows, strict=True):
         held.update(state.block_table[row, : int(state.requests["num_held_blocks"][slot])].tolist())
-    assert [block[2] for block in blocks] == [held[first + index] for index in range(num)]
+    assert [block[1] for block in blocks] == [held[first + index] for index in range(num)]
 
-    queue, before, block = [], NONE, int(instance["free_head"])
-    while block != NONE:
-        assert blocks[block - first][0] == before
-        queue.append(block)
-        assert len(queue) <= num
-        before, block = block, blocks[block - first][1]
-    assert before == int(instance["free_tail"])
+    queue, first_place = [], int(instance["first_place"])
+    assert instance["free_tail"] - instance["free_head"] <= instance["place_mask"] + 1
+    for number in range(int(instance["free_head"]), int(instance["free_tail"])):
+        place = first_place + (number & int(instance["place_mask"]))
+        block = int(state.free_queue[place])
+        if block != NONE:
+            assert blocks[block - first][0] == place
+            queue.append(block)
     assert len(queue) == int(instance["num_free_blocks"])
-    assert sorted(queue) == [first + index for index in range(num) if blocks[index][2] == 0]
+    assert sorted(queue) == [first + index for index in range(num) if blocks[index][1] == 0]
 
     first_slot = int(instance["first_cache_slot"])
     cached = state.cached_blocks[first : first + num].tolist()  # block_hash, prev_twin, next_twin
@@ -50,7 +51,7 @@ def _check_instance(state, instance):
                 block = successor
                 if block == oldest:
                     break
-    kinds = [block[3] for block in blocks]
+    kinds = [block[2] for block in blocks]
     assert in_table == {first + index: cached[index][0] for index in range(num) if kinds[index] == IN_TABLE}
 
 

@@ -4,7 +4,7 @@ import pytest
 from envs.cluster import Events
 from envs.emulator.cluster import EmulatedCluster
 
-from .invariants import check_idle
+from .invariants import check_idle, check_memory
 from .toy import TICK_S, request, toy_cluster, toy_instance
 
 
@@ -203,6 +203,18 @@ def test_packing_hashes_keeps_each_request_its_own():
     cluster.submit(request(-5, 0, 124, 1, 1 + np.arange(31) + (size // 32 - 1) * 100), 0)
     assert len(cluster.state.hashes) == size
     assert [row.num_cached_tokens for row in cluster.drain().completions] == [0, 0, 0, 30 * 4]
+
+
+def test_hits_of_the_same_blocks_do_not_fill_the_free_queue():
+    cluster = toy_cluster(num_blocks=64, step_log_rows=0)
+    assert cluster.state.free_queue.shape == (128,)
+    cluster.submit(request(0, 0, 13, 1, (5, 6, 7)), 0)
+    cluster.drain()
+    for number in range(1, 100):  # each leaves 3 gaps behind and takes 3 places more
+        cluster.submit(request(number, 0, 13, 1, (5, 6, 7)), 0)
+        assert cluster.drain().completions[0].num_cached_tokens == 12
+        check_memory(cluster.state)
+    check_idle(cluster.state)
 
 
 def test_exact_hits():
