@@ -135,12 +135,13 @@ def million_requests() -> None:
             now_s = float(piece.arrived_at_s[-1])
             yield piece
 
-    started_s = time.perf_counter()
+    started_s = time.process_time()
     ledger = replay(cluster, pieces(), least_in_flight)
-    took_s = time.perf_counter() - started_s
+    took_s = time.process_time() - started_s
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
-        f"1,000,000 Azure-like requests in {took_s:.1f} s; peak resident {peak_mib:,.0f} MiB;"
+        f"1,000,000 Azure-like requests in {took_s:.1f} CPU s, making them included;"
+        f" peak resident {peak_mib:,.0f} MiB;"
         f" all served: {bool(np.isfinite(ledger.finished_at_s).all())}"
     )
 
