@@ -52,7 +52,7 @@ class Predictor(NamedTuple):
         return self.head(self.hidden(rows))
 
     def out_of_range(self, rows: NDArray[np.float32]) -> bool:
-        """Whether any feature of any row lies outside of what the training buffer held."""
+        """Whether any feature of any row lies outside of what the training buffer held, and its margin."""
         return bool(((rows < self.low) | (rows > self.high)).any())
 
     def state(self) -> dict[str, Any]:
@@ -105,6 +105,9 @@ class Training:
     batch_size: int = 256
     max_gradient_norm: float = 1.0
     frac_validation: float = 0.2
+    range_margin: float = 0.0
+    """How far beyond the training samples a feature still counts as in range, in widths of their range.
+    The authors' is 0; but of 25 features one or another is always a little beyond a young buffer."""
 
     def __post_init__(self) -> None:
         """Reject what cannot be trained."""
@@ -112,6 +115,8 @@ class Training:
             raise ValueError(f"target is {self.target!r}, it must be 'seconds' or 'log'")
         if not 0 <= self.frac_validation < 1:
             raise ValueError(f"frac_validation is {self.frac_validation}, it must be in [0, 1)")
+        if not self.range_margin >= 0:
+            raise ValueError(f"range_margin is {self.range_margin}, it must not be negative")
         if not self.hidden_sizes:
             raise ValueError("hidden_sizes is empty, there must be at least one hidden layer")
 
@@ -164,11 +169,13 @@ class Training:
         biases = [layer.bias.detach().numpy().astype(np.float64) for layer in layers]
         weights[0] = weights[0] / std[:, None]
         biases[0] = biases[0] - mean @ weights[0]
+        low, high = samples.rows.min(0), samples.rows.max(0)
+        margin = np.float32(self.range_margin) * (high - low)
         return Predictor(
             tuple(np.ascontiguousarray(weight, np.float32) for weight in weights),
             tuple(bias.astype(np.float32) for bias in biases),
-            samples.rows.min(0),
-            samples.rows.max(0),
+            low - margin,
+            high + margin,
             training_mse,
             validation_mse,
         )

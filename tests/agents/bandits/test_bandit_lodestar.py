@@ -64,6 +64,20 @@ def test_cold_decisions_are_the_fallbacks():
         assert policy.counters()["fallback_cold"] == number + 1
 
 
+def test_margin_widens_the_range_by_a_share_of_its_width():
+    strict, wide = (
+        make(training=Training(hidden_sizes=(16,), num_epochs=1, range_margin=margin))
+        for margin in (0.0, 0.5)
+    )
+    for policy in (strict, wide):
+        Fleet(seed=0, delay=0).run(policy, 100)
+    width = strict.predictor.high - strict.predictor.low
+    np.testing.assert_allclose(wide.predictor.low, strict.predictor.low - 0.5 * width, rtol=1e-5)
+    np.testing.assert_allclose(wide.predictor.high, strict.predictor.high + 0.5 * width, rtol=1e-5)
+    with pytest.raises(ValueError, match="range_margin"):
+        Training(range_margin=-1.0)
+
+
 def test_out_of_range_falls_back_and_is_counted():
     policy = make(epsilon=0.0, min_epsilon=0.0)
     Fleet(seed=0, delay=0).run(policy, 100)
