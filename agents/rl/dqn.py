@@ -138,7 +138,7 @@ class DqnAgent:
         checkpoint = load_checkpoint(directory, {"algorithm": "dqn", "schema": SCHEMA_HASH})
         if checkpoint is None:
             raise FileNotFoundError(f"{directory / NAME} does not exist: train first")
-        weights = checkpoint["state"]["policy"]
+        weights = checkpoint["state"]["model"]["policy"]
         q_net = {name.removeprefix(Q_NET): weights[name] for name in weights if name.startswith(Q_NET)}
         return Sb3Policy(ScoreNetwork.from_state(q_net))
 

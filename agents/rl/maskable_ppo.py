@@ -112,7 +112,7 @@ class MaskablePpoAgent:
         checkpoint = load_checkpoint(directory, {"algorithm": "maskable_ppo", "schema": SCHEMA_HASH})
         if checkpoint is None:
             raise FileNotFoundError(f"{directory / NAME} does not exist: train first")
-        weights = checkpoint["state"]["policy"]
+        weights = checkpoint["state"]["model"]["policy"]
         actor = {name.removeprefix(ACTOR): weights[name] for name in weights if name.startswith(ACTOR)}
         return Sb3Policy(ScoreNetwork.from_state(actor), deterministic)
 

@@ -1,32 +1,32 @@
 """Trains an SB3 model in segments, so that a run that was killed ends as if it had not been.
 
-A segment is a pure function of the checkpoint before it: it builds the model anew, takes up the checkpoint,
-makes new environments, seeds them and all global random number generators with (seed, number of the segment),
-trains, and writes the next checkpoint. An uninterrupted run does the very same between its segments, so that
-neither the state of an environment nor that of a generator has to be saved.
+Between two checkpoints lies a segment. It builds the model anew, takes up the checkpoint before it, seeds all
+global random number generators with (seed, number of the segment), trains, and writes the next checkpoint;
+an uninterrupted run does the very same, so that no state of a generator has to be saved.
 
-A segment begins with fresh episodes: where it is short against an episode, the ends of episodes are never
-seen, so choose ``checkpoint_every`` of at least some episodes of each environment. ``num_episodes`` in the
-reported metrics shows it.
+Nor is the state of an environment. Each episode is seeded with (seed, rank, number of the episode), and a
+checkpoint holds the actions of the episodes under way: a resumed run plays them again, sees that it comes to
+the same observations, and goes on. This asks of an environment what Gymnasium does: that an episode follows
+from the seed of its reset and from the actions.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from agents.rl.checkpoint import load_checkpoint, save_checkpoint
+from agents.rl.checkpoint import NAME, load_checkpoint, save_checkpoint
 from envs.encoded import EncodedObservation
 from envs.observation import SCHEMA_HASH, Observation
 
@@ -84,73 +84,105 @@ def train(
         "segment_timesteps": segment,
         "schema": SCHEMA_HASH,
     }
-    done = 0
-    while done < total:
+    checkpoint = load_checkpoint(directory, run)
+    done = checkpoint["num_timesteps"] if checkpoint else 0
+    if done >= total:
+        return
+    histories = checkpoint["state"]["histories"] if checkpoint else [None] * algorithm.num_envs
+    with _own_randomness(), _envs(algorithm, make_env, seed, histories) as envs:
+        space: Any = envs.observation_space
+        run["max_instances"] = space["mask"].shape[0]
         checkpoint = load_checkpoint(directory, run)
-        done = checkpoint["num_timesteps"] if checkpoint else 0
-        if done < total:
-            done = _train_segment(
-                algorithm,
-                make_env,
-                np.random.SeedSequence((seed, done // segment)),
-                directory,
-                run,
-                checkpoint,
-                min(segment, total - done),
-                progress,
-            )
-
-
-def _train_segment(
-    algorithm: Algorithm,
-    make_env: MakeEnv,
-    seeds: np.random.SeedSequence,
-    directory: Path,
-    run: dict[str, Any],
-    checkpoint: Mapping[str, Any] | None,
-    num_timesteps: int,
-    progress: Progress,
-) -> int:
-    model_seed, env_seed = (int(word) >> 1 for word in seeds.generate_state(2))
-    with _own_randomness(model_seed), _envs(algorithm, make_env) as envs:
-        run = {**run, "max_instances": int(envs.observation_space["mask"].shape[0])}  # type: ignore[index]
-        envs.seed(env_seed)
-        model = algorithm.build(envs, run["total_timesteps"])
+        observations: Any = envs.reset()
         if checkpoint:
-            if checkpoint["run"]["max_instances"] != run["max_instances"]:
-                load_checkpoint(directory, run)  # raises
-            algorithm.load_state(model, checkpoint["state"])
-            model.num_timesteps = checkpoint["num_timesteps"]
-        report = _Report(algorithm, progress)
-        model.learn(num_timesteps, report, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
-        save_checkpoint(directory, run, model.num_timesteps, algorithm.state(model))
-        report.send()
-        return model.num_timesteps
+            _check_observations(directory, checkpoint["state"]["observations"], observations)
+        while done < total:
+            _seed_global_generators(np.random.SeedSequence((seed, done // segment)))
+            model = algorithm.build(envs, total)
+            if checkpoint:
+                algorithm.load_state(model, checkpoint["state"]["model"])
+            model.num_timesteps = done
+            model._last_obs = observations  # SB3 goes on from there instead of resetting
+            model._last_episode_starts = np.ones(algorithm.num_envs, np.bool_)
+            report = _Report(algorithm, progress)
+            num_timesteps = min(segment, total - done)
+            model.learn(num_timesteps, report, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+            done, observations = model.num_timesteps, model._last_obs
+            state = {
+                "model": algorithm.state(model),
+                "histories": envs.env_method("history"),
+                "observations": {name: torch.from_numpy(array) for name, array in observations.items()},
+            }
+            save_checkpoint(directory, run, done, state)
+            report.send()
+            checkpoint = load_checkpoint(directory, run)
 
 
 class TrainingView(gym.Wrapper[Observation, np.int64, Observation, np.int64]):
-    """What a deep agent sees of a step: the scaled reward, and of ``info`` nothing."""
+    """What a deep agent sees of an environment: scaled rewards; of ``info`` an episode's return and length.
 
-    def __init__(self, env: gym.Env[Observation, np.int64], reward_scale: float) -> None:
+    Args:
+        env: the environment.
+        reward_scale: what rewards are multiplied by.
+        seeds: each episode is seeded with these and its number.
+        history: of the episode to take up, as ``history`` told it; None: begin with episode 0.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Observation, np.int64],
+        reward_scale: float,
+        seeds: tuple[int, ...],
+        history: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(env)
-        self.reward_scale = reward_scale
+        self._reward_scale = reward_scale
+        self._seeds = seeds
+        self._episode: int = history["episode"] - 1 if history else -1
+        self._to_replay: list[int] = history["actions"].tolist() if history else []
+
+    def history(self) -> dict[str, Any]:
+        """The number of the episode under way, and its actions so far."""
+        return {"episode": self._episode, "actions": torch.tensor(self._actions, dtype=torch.int32)}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin the next episode, by a seed of its own; the first time, take up the history."""
+        self._episode += 1
+        self._actions: list[int] = []
+        self._return = 0.0
+        seeds = np.random.SeedSequence((*self._seeds, self._episode))
+        observation, _ = self.env.reset(seed=int(seeds.generate_state(1)[0] >> 1), options=options)
+        replayed, self._to_replay = self._to_replay, []
+        for action in replayed:
+            observation, *_ = self.step(np.int64(action))
+        return observation, {}
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Step."""
         observation, reward, terminated, truncated, _ = self.env.step(action)
-        return observation, float(reward) * self.reward_scale, terminated, truncated, {}
+        self._actions.append(int(action))
+        self._return += float(reward)
+        info = {"episode_return": self._return, "episode_length": len(self._actions)}
+        return (
+            observation,
+            float(reward) * self._reward_scale,
+            terminated,
+            truncated,
+            info if terminated or truncated else {},
+        )
 
 
 class _Report(BaseCallback):
-    """Tells ``progress`` of returns, in the environment's own unit, and of the model's losses."""
+    """Tells ``progress`` of rewards, in the environment's own unit, and of the model's losses."""
 
     def __init__(self, algorithm: Algorithm, progress: Progress) -> None:
         super().__init__()
         self._progress = progress
         self._every = algorithm.report_timesteps
         self._reward_scale = algorithm.reward_scale
-        self._returns: NDArray[np.float64] = np.zeros(algorithm.num_envs)
-        self._lengths: NDArray[np.int64] = np.zeros(algorithm.num_envs, np.int64)
+        self._rewards: list[float] = []
         self._episodes: list[tuple[float, int]] = []
         self._sent_at: int | None = None
 
@@ -161,49 +193,63 @@ class _Report(BaseCallback):
             self.send()
 
     def _on_step(self) -> bool:
-        self._returns += self.locals["rewards"] / self._reward_scale
-        self._lengths += 1
-        for index in np.flatnonzero(self.locals["dones"]):
-            self._episodes.append((float(self._returns[index]), int(self._lengths[index])))
-            self._returns[index] = self._lengths[index] = 0
+        self._rewards += (self.locals["rewards"] / self._reward_scale).tolist()
+        self._episodes += [
+            (info["episode_return"], info["episode_length"])
+            for info in self.locals["infos"]
+            if "episode_return" in info
+        ]
         return True
 
     def send(self) -> None:
-        metrics = {"num_episodes": float(len(self._episodes))}
+        """Tell what happened since the last time."""
+        if not self._rewards:
+            return
+        metrics = {"reward_mean": float(np.mean(self._rewards)), "num_episodes": float(len(self._episodes))}
         if self._episodes:
             returns, lengths = np.mean(self._episodes, axis=0)
             metrics |= {"episode_return_mean": float(returns), "episode_length_mean": float(lengths)}
         for name, value in self.logger.name_to_value.items():
             if isinstance(value, int | float | np.number):
                 metrics[name] = float(value)
-        self._episodes = []
+        self._rewards, self._episodes = [], []
         self._sent_at = self.model.num_timesteps
         self._progress(self.model.num_timesteps, metrics)
 
 
 @contextmanager
-def _envs(algorithm: Algorithm, make_env: MakeEnv) -> Iterator[DummyVecEnv]:
+def _envs(
+    algorithm: Algorithm, make_env: MakeEnv, seed: int, histories: Sequence[Mapping[str, Any] | None]
+) -> Iterator[DummyVecEnv]:
     def make(rank: int) -> gym.Env[Observation, np.int64]:
-        return TrainingView(EncodedObservation(make_env(rank)), algorithm.reward_scale)
+        encoded = EncodedObservation(make_env(rank))
+        return TrainingView(encoded, algorithm.reward_scale, (seed, rank), histories[rank])
 
-    envs = DummyVecEnv([lambda rank=rank: make(rank) for rank in range(algorithm.num_envs)])  # type: ignore[misc]
+    envs = DummyVecEnv([partial(make, rank) for rank in range(algorithm.num_envs)])
     try:
         yield envs
     finally:
         envs.close()
 
 
+def _check_observations(directory: Path, saved: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    for name, array in saved.items():
+        if not np.array_equal(array.numpy(), found[name]):
+            raise ValueError(
+                f"{directory / NAME}: playing its episodes again does not lead to the observations that it"
+                " holds, so these are other environments: set cluster, workload and versions back, or"
+                " train in another directory"
+            )
+
+
 @contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Seed the global generators, which SB3 draws from, and put them back; compute on one thread.
+def _own_randomness() -> Iterator[None]:
+    """Put the global generators, which SB3 draws from, back in the end; compute on one thread.
 
     One thread is the fastest for networks of this size, and makes results independent of the number of cores.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     num_threads = torch.get_num_threads()
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.default_generator.manual_seed(seed)
     torch.set_num_threads(1)
     try:
         yield
@@ -212,6 +258,13 @@ def _own_randomness(seed: int) -> Iterator[None]:
         np.random.set_state(states[1])  # noqa: NPY002
         torch.set_rng_state(states[2])
         torch.set_num_threads(num_threads)
+
+
+def _seed_global_generators(seeds: np.random.SeedSequence) -> None:
+    seed = int(seeds.generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
 
 
 def _round_up(count: int, multiple: int) -> int:

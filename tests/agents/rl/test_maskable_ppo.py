@@ -16,7 +16,7 @@ def test_propensities_are_those_of_the_distribution_that_was_trained(tmp_path):
 
     raw, env = Masked(), EncodedObservation(Masked())
     model = agent.build(DummyVecEnv([lambda: EncodedObservation(Masked())] * agent.num_envs), 512)
-    agent.load_state(model, read_tensors(tmp_path / "checkpoint.pt")["state"])
+    agent.load_state(model, read_tensors(tmp_path / "checkpoint.pt")["state"]["model"])
     observation, _ = raw.reset(seed=0)
     encoded, _ = env.reset(seed=0)
     tensors, _ = model.policy.obs_to_tensor(encoded)

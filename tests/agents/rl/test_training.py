@@ -40,11 +40,12 @@ def test_the_optimum_is_learned(name, toy, tmp_path):
     policy: Policy = agent.policy(tmp_path)
     assert share_of_optimum(TOYS[toy](), policy) > 0.95
 
+    if toy == "faster":
+        check_that_other_fleets_are_served(policy)
 
-def test_what_was_learned_on_four_instances_serves_others(name, tmp_path):
-    agent = make_agent(name)
-    learn(agent, FasterInstance, tmp_path, total=NUM_TIMESTEPS[name], every=2000)
-    policy = agent.policy(tmp_path)
+
+def check_that_other_fleets_are_served(policy):
+    """By what was learned on four instances."""
     for env in (FasterInstance(8), FasterInstance(3, max_instances=8), Masked(6, max_instances=16)):
         assert share_of_optimum(env, policy) > 0.9
 
@@ -162,6 +163,39 @@ def test_a_fleet_of_another_size_is_refused_on_resumption(name, tmp_path):
         learn(make_agent(name), lambda: Backlog(3, max_instances=4), tmp_path)
 
 
+def test_environments_that_changed_are_refused_on_resumption(name, tmp_path):
+    steps_left = [600]
+    with pytest.raises(KeyboardInterrupt):
+        learn(make_agent(name), lambda: Fragile(Backlog(4), steps_left), tmp_path)
+    with pytest.raises(ValueError, match="other environments"):
+        learn(make_agent(name), lambda: FasterInstance(4), tmp_path)
+
+
+def test_episodes_go_on_over_checkpoints(name, tmp_path):
+    reports = []
+    learn(
+        make_agent(name),
+        lambda: FasterInstance(num_decisions=300),  # a segment is 128 decisions of each environment
+        tmp_path,
+        total=2048,
+        progress=lambda _, metrics: reports.append(metrics),
+    )
+    assert sum(metrics["num_episodes"] for metrics in reports) == 4
+    assert [m["episode_length_mean"] for m in reports if m["num_episodes"]] == [300]
+
+
+def test_episodes_and_environments_have_seeds_of_their_own(tmp_path):
+    seeds = []
+
+    class Seeded(gym.Wrapper):
+        def reset(self, *, seed=None, options=None):
+            seeds.append(seed)
+            return super().reset(seed=seed, options=options)
+
+    learn(make_agent("maskable_ppo"), lambda: Seeded(FasterInstance()), tmp_path, total=512)
+    assert len(seeds) == len(set(seeds)) == 512 // 32 + 4
+
+
 def test_progress_tells_of_returns_in_the_unit_of_the_environment(name, tmp_path):
     reports = []
     agent = make_agent(name, reward_scale=0.01)
@@ -180,6 +214,7 @@ def test_progress_tells_of_returns_in_the_unit_of_the_environment(name, tmp_path
     env = FasterInstance()
     assert env.optimal_return * 8.1 < reports[0][1]["episode_return_mean"] < env.optimal_return
     assert reports[0][1]["episode_length_mean"] == 32
+    assert all(env.optimal_return / 32 > metrics["reward_mean"] > -1.024 for _, metrics in reports)
     assert np.isfinite(reports[-1][1]["train/loss"])
     assert all(isinstance(value, float) for _, metrics in reports for value in metrics.values())
 
@@ -205,7 +240,7 @@ def test_the_configuration_names_each_argument_and_builds_the_agent(name):
 
 def test_the_default_configuration_learns(name, tmp_path):
     agent = CLASSES[name](**configuration(name))
-    learn(agent, FasterInstance, tmp_path, total=8192, every=8192)
+    learn(agent, FasterInstance, tmp_path, total=6144, every=6144)
     assert share_of_optimum(FasterInstance(), agent.policy(tmp_path)) > 0.5
 
 

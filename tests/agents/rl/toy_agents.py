@@ -31,8 +31,8 @@ TOY_SIZES = {
         "learning_starts": 200,
         "target_update_interval": 200,
         "gamma": 0.9,
-        "learning_rate": 2e-3,
-        "reward_scale": 1.0,
+        "learning_rate": 1e-3,
+        "reward_scale": 5.0,  # with 1.0 one seed in six ends a little short of the optimum of Backlog
     },
 }
 CLASSES = {"maskable_ppo": MaskablePpoAgent, "dqn": DqnAgent}
