@@ -27,7 +27,7 @@ FROM_PROFILE = ("num_blocks", "max_num_seqs", "max_num_batched_tokens")
 
 
 def cluster(
-    instances: Mapping[str, Mapping[str, Any]],
+    instances: Mapping[str, Mapping[str, Any] | None],
     block_size: int = 16,
     scrape_interval_s: float = 0.1,
     step_log_rows: int = 0,
