@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from math import isfinite
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -309,6 +310,9 @@ def encode(
     Raises:
         ValueError: where a feature is not finite; the message names it.
     """
+    flat, request_flat = instances.ravel(), request.ravel()
+    if not (isfinite(flat.dot(flat)) and isfinite(request_flat.dot(request_flat))):  # squares cannot cancel
+        check_finite(instances, request)
     num_features = instances.shape[-1]
     encoded = np.empty((*instances.shape[:-1], len(_ENCODED)), np.float32)
     encoded[..., :num_features] = instances
@@ -316,8 +320,6 @@ def encode(
     encoded /= _SCALE
     encoded[..., _LOG] = np.log1p(np.maximum(encoded[..., _LOG], 0.0))
     encoded *= mask[..., None]
-    if not np.isfinite(encoded.sum()):
-        check_finite(instances, request)
     return encoded
 
 
