@@ -41,7 +41,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Read what ``save`` wrote. Raises ``CheckpointError`` naming the file where it cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             tree = json.loads(str(archive["tree"]))
             state: dict[str, Any] = _with_arrays(tree, archive)
             return state
