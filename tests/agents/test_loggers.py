@@ -1,0 +1,59 @@
+import socket
+import sys
+from time import monotonic, sleep
+
+import pytest
+from omegaconf import OmegaConf
+
+from agents.loggers.silent import Silent
+from agents.loggers.weights_and_biases import WeightsAndBiases
+from conf.build import ConfigError, build
+
+CONFIG = {"_target_": "agents.loggers.weights_and_biases.WeightsAndBiases", "project": "p", "mode": "offline"}
+
+
+@pytest.fixture
+def connections(monkeypatch):
+    """A port to which wandb and its helper process are told to send everything; nobody should call."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        for name in ("WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, address)
+        for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("WANDB_SILENT", "true")
+        yield server
+
+
+def test_offline_run_is_kept_in_the_run_directory(tmp_path, monkeypatch, connections):
+    monkeypatch.chdir(tmp_path)
+    directory = tmp_path / "run"
+    logger = build(OmegaConf.create(CONFIG), "logger", run_name="a name", directory=directory)
+    logger.log(100, {"ttft_mean_s": 0.5})
+    logger.log(200, {"ttft_mean_s": 0.25})
+    logger.finish()
+    (log,) = directory.glob("wandb/offline-run-*/run-*.wandb")
+    missing = {b"a name", b"ttft_mean_s", b"0.25"}
+    deadline = monotonic() + 20.0
+    while missing and monotonic() < deadline:  # the helper process may flush just after finish()
+        missing = {text for text in missing if text not in log.read_bytes()}
+        sleep(0.02)
+    assert not missing
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    with pytest.raises(BlockingIOError):
+        connections.accept()
+
+
+def test_without_wandb_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"pip install 'routegym\[wandb\]', or use logger=none"):
+        WeightsAndBiases("name", tmp_path)
+    with pytest.raises(ConfigError, match=r"^logger: logger=wandb needs the package wandb"):
+        build(CONFIG, "logger", run_name="name", directory=tmp_path)
+
+
+def test_silent_logger_takes_everything():
+    logger = Silent()
+    logger.log(1, {"ttft_mean_s": 0.5})
+    logger.finish()
