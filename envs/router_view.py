@@ -28,6 +28,9 @@ from envs.fading import Fading
 from envs.observation import INSTANCE_FEATURES, INSTANCE_HIGH, INSTANCE_LOW, Observation
 from envs.prefix_index import PrefixIndex
 
+SAME_SCRAPE_S = 1e-6
+"""Scrapes closer than this are one: a snapshot tells its age, and time less age is not exact."""
+
 
 class _InFlight(NamedTuple):
     instance: int
@@ -64,6 +67,34 @@ def _fill(
         for column in range(row.shape[0]):
             instances[index, column] = min(max(row[column], INSTANCE_LOW[column]), INSTANCE_HIGH[column])
         mask[index] = healthy[index] and num_prompt_tokens < max_model_len[index]
+
+
+@njit(cache=True)
+def _take_scrape(
+    table: NDArray[np.float64],
+    scraped_at_s: NDArray[np.float64],
+    healthy: NDArray[np.bool_],
+    num_waiting: NDArray[np.int64],
+    num_running: NDArray[np.int64],
+    frac_kv_cache_usage: NDArray[np.float64],
+    frac_prefix_hits: NDArray[np.float64],
+    age_s: NDArray[np.float64],
+    seen_healthy: NDArray[np.bool_],
+    now_s: float,
+) -> None:
+    """Write the gauges of the instances that were scraped anew into their rows."""
+    for index in range(table.shape[0]):
+        healthy[index] = seen_healthy[index]
+        if now_s - age_s[index] <= scraped_at_s[index] + SAME_SCRAPE_S:
+            continue
+        row = table[index]
+        scraped_at_s[index] = now_s - age_s[index]
+        row[columns.NUM_WAITING] = num_waiting[index]
+        row[columns.NUM_RUNNING] = num_running[index]
+        row[columns.FRAC_KV_CACHE_USAGE] = frac_kv_cache_usage[index]
+        row[columns.FRAC_PREFIX_HITS] = frac_prefix_hits[index]
+        row[columns.NUM_SENT_SINCE_SCRAPE] = 0.0
+        row[columns.NUM_TOKENS_SENT_SINCE_SCRAPE] = 0.0
 
 
 class RouterView:
@@ -128,19 +159,18 @@ class RouterView:
 
     def scraped(self, snapshot: ClusterSnapshot, now_s: float) -> None:
         """Take in the last scrape of each instance; one that is no newer than the last changes nothing."""
-        scraped_at_s = now_s - snapshot.age_s
-        newer = scraped_at_s > self._scraped_at_s + 1e-9
-        self._healthy[:] = snapshot.healthy
-        if not newer.any():
-            return
-        table = self._table
-        self._scraped_at_s[newer] = scraped_at_s[newer]
-        table[newer, columns.NUM_WAITING] = snapshot.num_waiting[newer]
-        table[newer, columns.NUM_RUNNING] = snapshot.num_running[newer]
-        table[newer, columns.FRAC_KV_CACHE_USAGE] = snapshot.frac_kv_cache_usage[newer]
-        table[newer, columns.FRAC_PREFIX_HITS] = snapshot.frac_prefix_hits[newer]
-        table[newer, columns.NUM_SENT_SINCE_SCRAPE] = 0.0
-        table[newer, columns.NUM_TOKENS_SENT_SINCE_SCRAPE] = 0.0
+        _take_scrape(
+            self._table,
+            self._scraped_at_s,
+            self._healthy,
+            snapshot.num_waiting,
+            snapshot.num_running,
+            snapshot.frac_kv_cache_usage,
+            snapshot.frac_prefix_hits,
+            snapshot.age_s,
+            snapshot.healthy,
+            now_s,
+        )
 
     def look(
         self, request: Request, now_s: float, exact_hit_tokens: NDArray[np.int64] | None = None

@@ -225,11 +225,14 @@ def _interval(
     """What happened in an interval that began with so many requests waiting and in flight."""
     duration_s = ends_at_s - begins_at_s
     first_tokens, completions = events
+    waiting_request_s = num_waiting * duration_s - sum([ends_at_s - token.at_s for token in first_tokens])
+    if not completions:
+        return Interval(duration_s, waiting_request_s, num_in_flight * duration_s)
     return Interval(
         duration_s=duration_s,
-        waiting_request_s=num_waiting * duration_s - sum(ends_at_s - token.at_s for token in first_tokens),
+        waiting_request_s=waiting_request_s,
         in_flight_request_s=num_in_flight * duration_s
-        - sum(ends_at_s - completion.finished_at_s for completion in completions),
+        - sum([ends_at_s - completion.finished_at_s for completion in completions]),
         ttft_s=np.array([completion.ttft_s for completion in completions]),
         tpot_s=np.array([completion.tpot_s for completion in completions]),
         e2e_s=np.array([completion.e2e_s for completion in completions]),

@@ -66,6 +66,31 @@ def _gather_events(state: State) -> tuple[NDArray[np.int64], NDArray[np.float64]
     return whole, instants
 
 
+@njit(cache=True)
+def _advance_and_gather(state: State, until_s: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """One call for what most often comes together: entering compiled code costs more than being there."""
+    advance_all(state, until_s)
+    return _gather_events(state)
+
+
+@njit(cache=True)
+def _submit(
+    state: State,
+    index: int,
+    now_s: float,
+    request_id: int,
+    num_prompt_tokens: int,
+    num_output_tokens: int,
+    arrived_at_s: float,
+    hashes: NDArray[np.int64],
+) -> int:
+    """Hand a request to an instance; return its slot, or what ``take_slot`` returns instead."""
+    slot = take_slot(state, request_id, num_prompt_tokens, num_output_tokens, arrived_at_s, hashes)
+    if slot >= 0:
+        hand_over(state, slot, index, now_s)
+    return slot
+
+
 class EmulatedCluster:
     """vLLM engines in virtual time.
 
@@ -89,6 +114,7 @@ class EmulatedCluster:
         self.block_size = block_size
         self.scrape_interval_s = scrape_interval_s
         self._state = build_state(self.configs, block_size, step_log_rows=step_log_rows)
+        self._healthy = np.ones(len(self.configs), np.bool_)
         self._traits = [_traits(config, index, block_size) for index, config in enumerate(self.configs)]
         self.reset()
 
@@ -141,8 +167,10 @@ class EmulatedCluster:
             )
         slot = NONE
         while slot == NONE:
-            slot = take_slot(
+            slot = _submit(
                 self._state,
+                instance_index,
+                self._now_s,
                 request.request_id,
                 request.num_prompt_tokens,
                 request.num_output_tokens,
@@ -154,7 +182,6 @@ class EmulatedCluster:
         if slot == BAD_HASHES:
             raise ValueError(f"request {request.request_id} has block hashes that are not positive")
         self._slos[slot] = request.slo
-        hand_over(self._state, slot, instance_index, self._now_s)
 
     def make_room(self, num_hashes: int) -> None:
         """See to it that one more request with so many block hashes finds room; ``state`` may change."""
@@ -170,18 +197,24 @@ class EmulatedCluster:
             raise ValueError(f"cannot advance to {time_s} s: the cluster is at {self._now_s} s")
         if time_s == np.inf and not self._slos:
             return Events([], [])
-        run = advance_to_completion if stop_at_completion else _advance_all_to
+        if stop_at_completion:
+            return self._advance_to_completion(time_s)
+        scrape = self._last_scrape_by(time_s)
+        if scrape > self._num_scrapes:  # those before it would be overwritten unseen
+            advance_all(self._state, scrape * self.scrape_interval_s)
+            self._scrape(scrape)
+        self._now_s = time_s
+        return self._events(*_advance_and_gather(self._state, time_s))
+
+    def _advance_to_completion(self, time_s: float) -> Events:
         while True:
             scrape = self._num_scrapes + 1
-            if not stop_at_completion:  # scrapes before the last one due would be overwritten unseen
-                scrape = max(scrape, self._last_scrape_by(time_s))
             scrape_at_s = scrape * self.scrape_interval_s
-            until_s = min(scrape_at_s, time_s)
-            self._now_s = run(self._state, until_s)
+            self._now_s = advance_to_completion(self._state, min(scrape_at_s, time_s))
             if self._now_s == scrape_at_s:
                 self._scrape(scrape)
-            if self._now_s >= time_s or (stop_at_completion and _any_completion(self._state)):
-                return self._take_events()
+            if self._now_s >= time_s or _any_completion(self._state):
+                return self._events(*_gather_events(self._state))
 
     def drain(self) -> Events:
         """Let time pass until nothing is in flight."""
@@ -194,15 +227,8 @@ class EmulatedCluster:
 
     def snapshot(self) -> ClusterSnapshot:
         """What the last scrape of each instance said."""
-        seen = self._scraped
-        return ClusterSnapshot(
-            num_waiting=seen["num_waiting"],
-            num_running=seen["num_running"],
-            frac_kv_cache_usage=1.0 - seen["num_free_blocks"] / seen["num_blocks"],
-            frac_prefix_hits=seen["num_hit_tokens"] / np.maximum(seen["num_queried_tokens"], 1),
-            age_s=np.full(len(self.configs), self._now_s - self._num_scrapes * self.scrape_interval_s),
-            healthy=np.ones(len(self.configs), np.bool_),
-        )
+        age_s = np.full(len(self.configs), self._now_s - self._num_scrapes * self.scrape_interval_s)
+        return ClusterSnapshot(*self._gauges, age_s=age_s, healthy=self._healthy)
 
     def num_exact_hit_tokens(self, request: Request) -> NDArray[np.int64]:
         """Prompt tokens of ``request`` that each instance's cache holds right now, ``[num_instances]``."""
@@ -220,14 +246,21 @@ class EmulatedCluster:
 
     def _scrape(self, number: int) -> None:
         self._num_scrapes = number
-        self._scraped = self._state.instances.copy()
+        seen = self._state.instances
+        self._gauges = (
+            seen["num_waiting"].copy(),
+            seen["num_running"].copy(),
+            1.0 - seen["num_free_blocks"] / seen["num_blocks"],
+            seen["num_hit_tokens"] / np.maximum(seen["num_queried_tokens"], 1),
+        )
 
     def _last_scrape_by(self, time_s: float) -> int:
-        number = int(time_s / self.scrape_interval_s)  # rounding may make it one too high
-        return number - 1 if number * self.scrape_interval_s > time_s else number
+        number = int(time_s / self.scrape_interval_s) + 1  # rounding: the quotient may be off by one
+        while number * self.scrape_interval_s > time_s:
+            number -= 1
+        return number
 
-    def _take_events(self) -> Events:
-        whole, instants = _gather_events(self._state)
+    def _events(self, whole: NDArray[np.int64], instants: NDArray[np.float64]) -> Events:
         events = Events([], [])
         for (request_id, instance, slot, prompt, output, cached, preemptions, is_completion), (
             at_s,
@@ -252,11 +285,6 @@ class EmulatedCluster:
             else:
                 events.first_tokens.append(FirstToken(request_id, instance, at_s))
         return events
-
-
-def _advance_all_to(state: State, until_s: float) -> float:
-    advance_all(state, until_s)
-    return until_s
 
 
 def _traits(config: InstanceConfig, index: int, block_size: int) -> InstanceTraits:

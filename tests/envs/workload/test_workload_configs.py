@@ -23,7 +23,8 @@ def first(stream: Workload):
 
 
 def test_every_file_is_listed():
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(NAMES)
+    whole = {path.stem for path in FOLDER.glob("*.yaml") if "defaults" not in OmegaConf.load(path)}
+    assert whole == set(NAMES)  # the others vary one of these; tests/agents/test_programs.py builds them
 
 
 @pytest.mark.parametrize("name", NAMES)
