@@ -1,6 +1,6 @@
 """Tells when another project's package stands where one of RouteGym's should.
 
-RouteGym's packages bear plain names, and ``agents`` is also the import name of the distribution openai-agents.
+RouteGym's packages bear plain names, and ``agents`` is also the import name of openai-agents.
 Where both are installed, one hides the other or, in one site-packages, both write into the same folder.
 """
 
