@@ -3,7 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help test lint types clean
+# The networks here are too small for a second thread, which only waits where other work wants the cores.
+export OMP_NUM_THREADS := 1
+
+.PHONY: help demo test bench lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -12,8 +15,20 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+demo: $(VENV)/.installed  ## Train a bandit and a PPO agent and compare them with today's routers (10 minutes).
+	$(BIN)/routegym-train experiment=demo_train
+	$(BIN)/routegym-train experiment=demo_train agent=lodestar_quick total_timesteps=4000
+	$(BIN)/routegym-evaluate experiment=demo
+	@echo "Table, results and plots: runs/demo/evaluation. To try next:"
+	@echo "  $(BIN)/routegym-evaluate experiment=demo name=stale cluster.scrape_interval_s=10   # stale metrics"
+	@echo "  $(BIN)/routegym-train --help    and CONTRIBUTING.md to add a policy of your own"
+
 test: $(VENV)/.installed  ## Run the tests.
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed  ## Measure the emulator and the environment on one core.
+	$(BIN)/python -m tests.benchmarks.bench_emulator
+	$(BIN)/python -m tests.benchmarks.bench_env
 
 lint: $(VENV)/.installed  ## Check style and docstrings.
 	$(BIN)/ruff check .
