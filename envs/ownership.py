@@ -60,6 +60,6 @@ def require_ours(names: Iterable[str]) -> None:
 
 
 def warn_of_intruders() -> None:
-    """Warn where ``agents`` is not ours: ``envs`` works without it, the programs do not."""
+    """Warn where ``agents`` is not ours: ``envs`` works without it."""
     if found := intruder("agents"):
-        warnings.warn(f"{found}; RouteGym's agents cannot be used. {REMEDY}.", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{found}. {REMEDY}.", RuntimeWarning, stacklevel=2)

@@ -62,6 +62,13 @@ def site(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-index")
     run(*pip, "--no-deps", "--target", str(folder), str(wheel), cwd=folder)
+    # Numba's compiled code, which would take long to make, is valid for sources of the same size and time.
+    for source in (ROOT / "envs").rglob("*.py"):
+        shutil.copystat(source, folder / source.relative_to(ROOT))
+    for code in (ROOT / "envs").rglob("__pycache__/*.nb[ci]"):
+        target = folder / code.relative_to(ROOT)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy2(code, target)
     return folder
 
 
@@ -143,6 +150,7 @@ FOREIGN = {  # as openai-agents lays itself out
 }
 WARN = "from envs.ownership import warn_of_intruders; warn_of_intruders()"
 HOOKED = "warn_of_intruders()" in (ROOT / "envs" / "__init__.py").read_text(encoding="utf-8")
+PROGRAMS_HOOKED = "require_ours(" in (ROOT / "agents" / "config.py").read_text(encoding="utf-8")
 
 
 def lay(folder, files=FOREIGN):
@@ -176,6 +184,16 @@ def test_importing_envs_tells_of_shadowed_agents(tmp_path):
     foreign = lay(tmp_path / "elsewhere")
     done = python("import envs", tmp_path, f"{foreign}{os.pathsep}{ROOT}")
     assert "shadows RouteGym's" in done.stderr
+
+
+@pytest.mark.skipif(not PROGRAMS_HOOKED, reason="the programs do not call require_ours yet")
+@pytest.mark.parametrize("install", ["editable", "wheel"])
+def test_programs_refuse_to_run_beside_other_agents(install, mixed, tmp_path):
+    # An editable install serves agents.train, which the others lack, even where the package is theirs.
+    site = lay(tmp_path / "elsewhere" if install == "editable" else mixed)
+    done = run(sys.executable, "-m", "agents.train", "--help", cwd=tmp_path, site=site, check=False)
+    assert done.returncode == 1
+    assert re.search(r"^ImportError: .*agents.* environment of its own", done.stderr, re.M)
 
 
 def test_agents_that_were_installed_over_ours_are_told(mixed, tmp_path):
