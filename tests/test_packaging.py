@@ -150,7 +150,7 @@ FOREIGN = {  # as openai-agents lays itself out
 }
 WARN = "from envs.ownership import warn_of_intruders; warn_of_intruders()"
 HOOKED = "warn_of_intruders()" in (ROOT / "envs" / "__init__.py").read_text(encoding="utf-8")
-PROGRAMS_HOOKED = "require_ours(" in (ROOT / "agents" / "config.py").read_text(encoding="utf-8")
+PROGRAMS_HOOKED = any("require_ours(" in path.read_text() for path in (ROOT / "agents").glob("[!_]*.py"))
 
 
 def lay(folder, files=FOREIGN):
