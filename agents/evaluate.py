@@ -27,12 +27,12 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from agents.config import register
-from agents.exits import plain_errors
 from agents.files import read_json, write, write_json, write_parquet
 from agents.metrics import figures
 from agents.online import load_learner
 from agents.plots import ttft_cdf, ttft_over_time
 from agents.policy import Learner, Policy, Trainable
+from agents.program import program, use_one_thread
 from agents.rollout import play
 from agents.run_directory import claim
 from agents.summary import markdown_table, summarise
@@ -83,9 +83,7 @@ def _run_cell(config: Any, directory: Path, name: str, seed: int, on_decision: C
 
 
 def _run_cell_in_process(config: Any, directory: Path, name: str, seed: int) -> None:
-    import torch
-
-    torch.set_num_threads(1)
+    use_one_thread()
     _run_cell(config, directory, name, seed, lambda number: None)
 
 
@@ -146,17 +144,32 @@ def _check(config: DictConfig, names: list[str]) -> None:
         make_policy(config, name)
 
 
+def _same_streams(ledgers: dict[int, pd.DataFrame]) -> str:
+    """Say which seeds brought the same requests, if any: then the seeds are no sample of streams."""
+    seen: dict[bytes, int] = {}
+    for seed, ledger in ledgers.items():
+        stream = ledger[["arrived_at_s", "num_prompt_tokens"]].to_numpy().tobytes()
+        if stream in seen:
+            return (
+                f"seeds {seen[stream]} and {seed} brought the same requests, so the intervals say nothing of"
+                " other streams: set workload.start=random and a num_requests below the trace's"
+            )
+        seen[stream] = seed
+    return ""
+
+
 def _report(config: DictConfig, directory: Path, names: Iterable[str]) -> dict[str, Any]:
     rows, curves, timing = [], [], []
     ttft_s: dict[str, Any] = {}
     counters: dict[str, dict[str, int]] = {}
     notes: list[str] = []
+    ledgers: dict[int, pd.DataFrame] = {}
     for name in names:
         pooled = []
         for seed in config.seeds:
             path = _cell(directory, name, seed)
             ledger, side = pd.read_parquet(path), read_json(path.with_suffix(".json"))
-            notes = side["workload_notes"]
+            ledgers[seed], notes = ledger, side["workload_notes"]
             row = figures(ledger, side["num_instances"], config.warmup_s)
             rows.append({"policy": name, "seed": seed, **row})
             timing.append(
@@ -188,6 +201,8 @@ def _report(config: DictConfig, directory: Path, names: Iterable[str]) -> dict[s
     write_parquet(directory / "ttft_over_time.parquet", pd.concat(curves, ignore_index=True))
     write_json(directory / "timing.json", timing)
     summary = summarise(results, config.reference)
+    warning = _same_streams(ledgers) if len(ledgers) > 1 else ""
+    summary |= {"warnings": [warning] if warning else []}
     summary |= {"counters": counters, "workload_notes": notes, "warmup_s": config.warmup_s}
     write_json(directory / "summary.json", summary)
     table = markdown_table(summary, pd.DataFrame(timing))
@@ -195,6 +210,8 @@ def _report(config: DictConfig, directory: Path, names: Iterable[str]) -> dict[s
     ttft_cdf(ttft_s, directory / "ttft_cdf.png")
     ttft_over_time(pd.concat(curves, ignore_index=True), directory / "ttft_over_time.png")
     print(table)
+    if warning:
+        print(f"warning: {warning}")
     print(f"results: {directory}")
     return summary
 
@@ -202,7 +219,7 @@ def _report(config: DictConfig, directory: Path, names: Iterable[str]) -> dict[s
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
 def main(config: DictConfig) -> None:
     """Run the program."""
-    with plain_errors("routegym-evaluate"):
+    with program("routegym-evaluate"):
         evaluate(config)
 
 

@@ -18,11 +18,11 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from agents.config import register
-from agents.exits import plain_errors
 from agents.files import read_json, write_json
 from agents.online import learn_online
 from agents.plots import learning_curve
 from agents.policy import Learner, Trainable
+from agents.program import program
 from agents.run_directory import claim
 from conf.build import ConfigError, build
 from envs.routing import RoutingEnv
@@ -106,7 +106,7 @@ def train(config: DictConfig) -> Path:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(config: DictConfig) -> None:
     """Run the program."""
-    with plain_errors("routegym-train"):
+    with program("routegym-train"):
         train(config)
 
 

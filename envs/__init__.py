@@ -5,4 +5,7 @@ Importing it registers ``RouteGym/Routing-v0`` with Gymnasium.
 
 import gymnasium
 
+from envs.ownership import warn_of_intruders
+
+warn_of_intruders()
 gymnasium.register("RouteGym/Routing-v0", entry_point="envs.routing:RoutingEnv")

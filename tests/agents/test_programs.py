@@ -36,6 +36,13 @@ TINY = [
     "workload.output_median=20",
     "workload.output_max=100",
 ]
+TINY_DEMO = [
+    "cluster=tiny",
+    "workload.num_requests=40",
+    "workload.rate_per_s=20",
+    "workload.max_prompt_tokens=1500",
+    "workload.max_output_tokens=100",
+]
 TINY_TRAIN = {
     "lodestar": ["agent.first_training=20", "agent.retrain_every=20", "agent.training.num_epochs=1"],
     "maskable_ppo": ["agent.n_steps=16", "agent.num_envs=2", "agent.batch_size=16", "total_timesteps=64"],
@@ -92,13 +99,14 @@ def test_every_option_composes_and_is_built(group, option, tmp_path, monkeypatch
 def test_every_experiment_runs_in_a_tiny_form(experiment, tmp_path, monkeypatch):
     monkeypatch.setenv("ROUTEGYM_TRACES", str(tmp_path))
     text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
-    if "/agent@policies" not in text:
-        config = configured("train", tmp_path / "run", f"experiment={experiment}", "cluster=tiny")
+    tiny = [f"experiment={experiment}", *(TINY_DEMO if "/workload: demo" in text else TINY)]
+    if "/agent@policies" not in text and "heuristics" not in text:
+        config = configured("train", tmp_path / "run", *tiny)
         agent = next(name for name in TINY_TRAIN if name in config.agent._target_)
-        config = configured("train", tmp_path / "run", f"experiment={experiment}", *TINY_TRAIN[agent], *TINY)
-        train(config)
+        train(configured("train", tmp_path / "run", *tiny, *TINY_TRAIN[agent]))
         return
-    config = tiny_evaluation(tmp_path / "run", f"experiment={experiment}")
+    short = ["seeds=[0,1]", "num_workers=1", "warmup_s=0.1", "window_s=1"]
+    config = configured("evaluate", tmp_path / "run", *tiny, *short)
     for name, directory in list(config.trained.items()):
         agent = next(kind for kind in TINY_TRAIN if kind in config.policies[name]._target_)
         option = Path(directory).name.rsplit("-", 1)[0]
@@ -171,6 +179,14 @@ def test_workers_do_not_change_results(tmp_path):
         evaluate(tiny_evaluation(tmp_path / str(workers), *policies, f"num_workers={workers}"))
     volatile = ("timing.json", "table.md", "cells/*.json")
     assert files(tmp_path / "1", *volatile) == files(tmp_path / "2", *volatile)
+
+
+def test_seeds_that_bring_the_same_requests_are_told(tmp_path):
+    policies = ["+agent@policies.a=random", "reference=a"]
+    assert evaluate(tiny_evaluation(tmp_path / "random", *policies))["warnings"] == []
+    warnings = evaluate(tiny_evaluation(tmp_path / "first", *policies, "workload.start=first"))["warnings"]
+    assert len(warnings) == 1
+    assert "seeds 0 and 1 brought the same requests" in warnings[0]
 
 
 def test_evaluation_goes_on_after_the_cells_that_are_there(tmp_path):

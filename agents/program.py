@@ -1,0 +1,39 @@
+"""How the programs run: on one thread of linear algebra, with errors that a user can read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from threadpoolctl import threadpool_limits
+
+
+def use_one_thread() -> None:
+    """Give linear algebra one thread in this process: the networks are too small to gain from a second.
+
+    Where other processes want the cores, threads that wait for each other make them many times slower.
+    """
+    threadpool_limits(1)
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def program(name: str) -> Iterator[None]:
+    """Run a program: what a user can mend becomes one line and exit status 2, Ctrl-C status 130.
+
+    ``HYDRA_FULL_ERROR=1`` lets the traceback through.
+    """
+    use_one_thread()
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\n{name}: stopped; the same command goes on from what is done", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(2)
