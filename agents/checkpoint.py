@@ -7,7 +7,6 @@ The file is a NumPy archive: the arrays of the state under numbers, and under ``
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from agents.files import write
 
 
 class CheckpointError(ValueError):
@@ -25,17 +26,13 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state of nested dicts, lists, arrays and plain values."""
     arrays: list[NDArray[Any]] = []
     tree = json.dumps(_without_arrays(state, arrays), allow_nan=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    named = {str(number): array for number, array in enumerate(arrays)}
+
+    def write_to(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            named = {str(number): array for number, array in enumerate(arrays)}
             np.savez(file, allow_pickle=False, tree=np.array(tree), **named)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    write(path, write_to)
 
 
 def load(path: Path) -> dict[str, Any]:

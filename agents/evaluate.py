@@ -15,6 +15,8 @@ Every policy routes the stream of every seed, alone with a fresh cluster. In the
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -82,6 +84,11 @@ def _run_cell(config: Any, directory: Path, name: str, seed: int, on_decision: C
     write_parquet(path, rollout.ledger)  # last: where it is, the cell is whole
 
 
+def _leave_ctrl_c_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that unfinished files are removed
+
+
 def _run_cell_in_process(config: Any, directory: Path, name: str, seed: int) -> None:
     use_one_thread()
     _run_cell(config, directory, name, seed, lambda number: None)
@@ -97,7 +104,7 @@ def _run_cells(config: DictConfig, directory: Path, cells: list[tuple[str, int]]
         return
     context = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(config.num_workers, mp_context=context) as pool,
+        ProcessPoolExecutor(config.num_workers, context, _leave_ctrl_c_to_the_parent) as pool,
         tqdm(total=len(cells), unit=" streams", disable=None) as bar,
     ):
         futures = {
@@ -110,6 +117,8 @@ def _run_cells(config: DictConfig, directory: Path, cells: list[tuple[str, int]]
                 bar.set_postfix_str(futures[future])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()  # what it has not finished is not written
             raise
 
 

@@ -10,11 +10,20 @@ from typing import Any
 
 import pandas as pd
 
+PART = ".part"
+"""Ending of files not yet whole; those that a killed process left are removed by ``remove_parts``."""
+
+
+def remove_parts(directory: Path) -> None:
+    """Remove what processes that were killed had not finished to write."""
+    for path in directory.rglob(f".*{PART}"):
+        path.unlink(missing_ok=True)
+
 
 def write(path: Path, write_to: Callable[[Path], object]) -> None:
     """Let ``write_to`` fill a temporary file beside ``path``, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
         write_to(temporary)
         temporary.replace(path)

@@ -10,6 +10,10 @@ from contextlib import contextmanager
 import torch
 from threadpoolctl import threadpool_limits
 
+from envs.ownership import require_ours
+
+require_ours(("agents",))  # another's agents/__init__.py may have run instead of ours
+
 
 def use_one_thread() -> None:
     """Give linear algebra one thread in this process: the networks are too small to gain from a second.
@@ -29,7 +33,10 @@ def program(name: str) -> Iterator[None]:
     use_one_thread()
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemError) as error:
+        # A signal that comes while compiled code runs surfaces as a SystemError that it caused.
+        if isinstance(error, SystemError) and not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
         print(f"\n{name}: stopped; the same command goes on from what is done", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError) as error:

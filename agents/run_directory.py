@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from agents.files import write
+from agents.files import remove_parts, write
 
 CONFIG = "config.yaml"
 
@@ -28,6 +28,7 @@ def claim(config: DictConfig, irrelevant: Iterable[str]) -> Path:
     assert isinstance(wanted, dict)
     for key in ("directory", *irrelevant):
         wanted.pop(key, None)
+    remove_parts(directory)
     path = directory / CONFIG
     if not path.exists():
         write(path, lambda temporary: OmegaConf.save(OmegaConf.create(wanted), temporary))

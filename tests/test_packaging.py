@@ -149,8 +149,6 @@ FOREIGN = {  # as openai-agents lays itself out
     "openai_agents-0.9.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: openai-agents\nVersion: 0.9.0\n",
 }
 WARN = "from envs.ownership import warn_of_intruders; warn_of_intruders()"
-HOOKED = "warn_of_intruders()" in (ROOT / "envs" / "__init__.py").read_text(encoding="utf-8")
-PROGRAMS_HOOKED = any("require_ours(" in path.read_text() for path in (ROOT / "agents").glob("[!_]*.py"))
 
 
 def lay(folder, files=FOREIGN):
@@ -179,14 +177,12 @@ def test_agents_that_shadow_ours_are_told(install, mixed, tmp_path):
     assert "environment of its own" in done.stderr
 
 
-@pytest.mark.skipif(not HOOKED, reason="envs does not call warn_of_intruders yet")
 def test_importing_envs_tells_of_shadowed_agents(tmp_path):
     foreign = lay(tmp_path / "elsewhere")
     done = python("import envs", tmp_path, f"{foreign}{os.pathsep}{ROOT}")
     assert "shadows RouteGym's" in done.stderr
 
 
-@pytest.mark.skipif(not PROGRAMS_HOOKED, reason="the programs do not call require_ours yet")
 @pytest.mark.parametrize("install", ["editable", "wheel"])
 def test_programs_refuse_to_run_beside_other_agents(install, mixed, tmp_path):
     # An editable install serves agents.train, which the others lack, even where the package is theirs.

@@ -204,6 +204,14 @@ def test_evaluation_goes_on_after_the_cells_that_are_there(tmp_path):
     }
 
 
+def test_unfinished_files_of_killed_processes_are_removed(tmp_path):
+    left = tmp_path / "cells" / ".a-0.parquet.12345.part"
+    left.parent.mkdir()
+    left.touch()
+    evaluate(tiny_evaluation(tmp_path, "+agent@policies.a=random", "reference=a"))
+    assert not left.exists()
+
+
 def test_directory_of_another_config_is_refused(tmp_path):
     evaluate(tiny_evaluation(tmp_path, "+agent@policies.a=random", "reference=a"))
     with pytest.raises(
@@ -322,6 +330,28 @@ def test_ctrl_c_in_training_leaves_a_run_that_ends_the_same(tmp_path):
     train(configured("train", stopped, *overrides))
     assert files(tmp_path / "whole", "*.json", "*.png") == files(stopped, "*.json", "*.png")
     assert not list(stopped.glob(".*"))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_ctrl_c_in_evaluation_leaves_whole_cells(num_workers, tmp_path):
+    overrides = [*TINY, "workload.num_generated=3000", "workload.num_requests=2000", "warmup_s=0.1"]
+    overrides += ["+agent@policies.a=random", "+agent@policies.b=lodestar", "reference=a", "seeds=[0,1,2,3]"]
+    overrides += [f"num_workers={num_workers}", "window_s=1"]
+    stopped = tmp_path / "stopped"
+    process = start("agents.evaluate", *overrides, f"directory={stopped}", f"hydra.run.dir={tmp_path}/hydra")
+    deadline = time.monotonic() + 120
+    while not list(stopped.glob("cells/*.parquet")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.strip() == "routegym-evaluate: stopped; the same command goes on from what is done"
+    assert len(list(stopped.glob("cells/*.parquet"))) < 8
+    assert not (stopped / "results.parquet").exists()
+    evaluate(configured("evaluate", stopped, *overrides))
+    assert len(list(stopped.glob("cells/*.parquet"))) == 8
+    assert not [path for path in stopped.rglob("*") if path.name.startswith(".")]
 
 
 def test_error_is_one_line_and_status_2(tmp_path):
