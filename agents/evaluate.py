@@ -63,6 +63,10 @@ def make_policy(config: DictConfig, name: str) -> Policy:
     return load_learner(agent, Path(trained))
 
 
+def _learns(config: DictConfig, name: str) -> bool:
+    return isinstance(build(config.policies[name], f"policies.{name}"), Trainable | Learner)
+
+
 def _cell(directory: Path, name: str, seed: int) -> Path:
     return directory / "cells" / f"{name}-{seed}.parquet"
 
@@ -192,7 +196,8 @@ def _report(config: DictConfig, directory: Path, names: Iterable[str]) -> dict[s
                 counters.setdefault(name, {}).setdefault(counter, 0)
                 counters[name][counter] += number
             window = (ledger["arrived_at_s"] // config.window_s) * config.window_s
-            means = ledger.groupby(window)["ttft_s"].mean()
+            whole = window + config.window_s <= max(ledger["arrived_at_s"].max(), config.window_s)
+            means = ledger[whole].groupby(window[whole])["ttft_s"].mean()
             curves.append(
                 pd.DataFrame(
                     {
@@ -216,8 +221,10 @@ def _report(config: DictConfig, directory: Path, names: Iterable[str]) -> dict[s
     write_json(directory / "summary.json", summary)
     table = markdown_table(summary, pd.DataFrame(timing))
     write(directory / "table.md", lambda temporary: temporary.write_text(table, encoding="utf-8"))
-    ttft_cdf(ttft_s, directory / "ttft_cdf.png")
-    ttft_over_time(pd.concat(curves, ignore_index=True), directory / "ttft_over_time.png")
+    order = list(summary["policies"])
+    learned = [name for name in order if _learns(config, name)]
+    ttft_cdf({name: ttft_s[name] for name in order}, learned, directory / "ttft_cdf.png")
+    ttft_over_time(pd.concat(curves, ignore_index=True), order, learned, directory / "ttft_over_time.png")
     print(table)
     if warning:
         print(f"warning: {warning}")

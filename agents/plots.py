@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -18,7 +19,7 @@ MAX_POINTS = 2000
 
 
 def _figure() -> tuple[Figure, Any]:
-    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots()
 
@@ -28,47 +29,75 @@ def _save(figure: Figure, path: Path) -> None:
     write(path, lambda temporary: figure.savefig(temporary, format="png", metadata={"Software": None}))
 
 
-def ttft_cdf(ttft_s: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]], path: Path) -> None:
+def _styles(names: Sequence[str], emphasised: Collection[str]) -> dict[str, dict[str, Any]]:
+    """How to draw each policy: the emphasised ones thick and dark, the others thin and paler."""
+    pale, dark = colormaps["tab20"].colors, colormaps["Dark2"].colors  # type: ignore[attr-defined]
+    styles: dict[str, dict[str, Any]] = {}
+    num_pale = num_dark = 0
+    for name in names:
+        if name in emphasised:
+            styles[name] = {"color": dark[num_dark % len(dark)], "linewidth": 2.4, "zorder": 3}
+            num_dark += 1
+        else:
+            dashes = _LINES[num_pale // len(pale) % len(_LINES)]
+            styles[name] = {"color": pale[num_pale % len(pale)], "linewidth": 1.0, "linestyle": dashes}
+            num_pale += 1
+    return styles
+
+
+def _finish(figure: Figure, axis: Any, path: Path) -> None:
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+    _save(figure, path)
+
+
+def ttft_cdf(
+    ttft_s: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]], emphasised: Collection[str], path: Path
+) -> None:
     """Draw the distribution of TTFT of each policy over all seeds.
 
     Args:
         ttft_s: Policy name -> TTFT of its requests; drawn in this order.
+        emphasised: The policies to draw thick.
         path: The PNG file.
     """
     figure, axis = _figure()
-    for number, (name, values) in enumerate(ttft_s.items()):
+    styles = _styles(list(ttft_s), emphasised)
+    for name, values in ttft_s.items():
         shares = np.linspace(0.0, 1.0, min(len(values), MAX_POINTS))
-        axis.plot(
-            np.quantile(values, shares), shares, label=name, linestyle=_LINES[number // 10 % 4], linewidth=1.3
-        )
+        axis.plot(np.quantile(values, shares), shares, label=name, **styles[name])
     axis.set_xscale("log")
     axis.set_xlabel("time to first token, s")
     axis.set_ylabel("share of requests")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=7)
-    _save(figure, path)
+    _finish(figure, axis, path)
 
 
-def ttft_over_time(curves: pd.DataFrame, path: Path) -> None:
-    """Draw the mean TTFT over simulated time of each policy, with the range over seeds.
+def ttft_over_time(
+    curves: pd.DataFrame, order: Sequence[str], emphasised: Collection[str], path: Path
+) -> None:
+    """Draw each policy's mean TTFT over simulated time; of the emphasised ones also the range over seeds.
 
     Args:
         curves: Columns ``policy, seed, window_begins_at_s, ttft_mean_s``.
+        order: The policies as they are to be listed.
+        emphasised: The policies to draw thick.
         path: The PNG file.
     """
     figure, axis = _figure()
-    for number, (name, rows) in enumerate(curves.groupby("policy", sort=False)):
-        by_time = rows.groupby("window_begins_at_s")["ttft_mean_s"]
+    styles = _styles(order, emphasised)
+    for name in order:
+        by_time = curves[curves["policy"] == name].groupby("window_begins_at_s")["ttft_mean_s"]
         mean = by_time.mean()
         minutes = mean.index.to_numpy() / 60
-        (line,) = axis.plot(minutes, mean, label=name, linestyle=_LINES[number // 10 % 4], linewidth=1.3)
-        axis.fill_between(minutes, by_time.min(), by_time.max(), color=line.get_color(), alpha=0.08)
+        axis.plot(minutes, mean, label=name, **styles[name])
+        if name in emphasised:
+            axis.fill_between(
+                minutes, by_time.min(), by_time.max(), color=styles[name]["color"], alpha=0.15, linewidth=0
+            )
     axis.set_yscale("log")
     axis.set_xlabel("simulated minutes since a cold start")
-    axis.set_ylabel("mean time to first token, s")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=7)
-    _save(figure, path)
+    axis.set_ylabel("mean time to first token of the requests that then arrived, s")
+    _finish(figure, axis, path)
 
 
 def learning_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
