@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo test bench lint types clean
+.PHONY: help demo reference test bench lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -22,6 +22,11 @@ demo: $(VENV)/.installed  ## Train a bandit and a PPO agent and compare them wit
 	@echo "Table, results and plots: runs/demo/evaluation. To try next:"
 	@echo "  $(BIN)/routegym-evaluate experiment=demo name=stale cluster.scrape_interval_s=10   # stale metrics"
 	@echo "  $(BIN)/routegym-train --help    and CONTRIBUTING.md to add a policy of your own"
+
+reference:  ## Keep the last demo's table and picture as those that the README shows.
+	mkdir -p runs/reference/demo
+	cp runs/demo/evaluation/table.md runs/demo/evaluation/summary.json runs/demo/evaluation/ttft_over_time.png \
+	  runs/reference/demo/
 
 test: $(VENV)/.installed  ## Run the tests.
 	$(BIN)/python -m pytest
