@@ -54,6 +54,8 @@ class Request:
     tenant: int = 0
     model: str = ""
     slo: Slo = DEFAULT_SLO
+    priority: int = 0
+    """Lower is served first, by instances whose policy is ``priority``; others do not look at it."""
 
 
 class FirstToken(NamedTuple):
