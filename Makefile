@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo reference test bench lint types clean
+.PHONY: help demo check-demo reference test bench lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -22,6 +22,9 @@ demo: $(VENV)/.installed  ## Train a bandit and a PPO agent and compare them wit
 	@echo "Table, results and plots: runs/demo/evaluation. To try next:"
 	@echo "  $(BIN)/routegym-evaluate experiment=demo name=stale cluster.scrape_interval_s=10   # stale metrics"
 	@echo "  $(BIN)/routegym-train --help    and CONTRIBUTING.md to add a policy of your own"
+
+check-demo: $(VENV)/.installed  ## Hold the last demo's result against what the README promises.
+	$(BIN)/python -m tests.benchmarks.check_demo
 
 reference:  ## Keep the last demo's table and picture as those that the README shows.
 	mkdir -p runs/reference/demo

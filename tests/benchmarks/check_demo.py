@@ -1,6 +1,6 @@
 """Hold the demo's result against what RouteGym promises of it.
 
-    make demo && python -m tests.benchmarks.check_demo
+    make demo check-demo
 
 Promise: within its first ten simulated minutes, its cold start included, Lodestar's mean TTFT is below that
 of every rule that looks at load alone, by a paired 95 % interval clear of zero. Prints each comparison and
