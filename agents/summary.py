@@ -51,7 +51,13 @@ def summarise(results: pd.DataFrame, reference: str) -> dict[str, Any]:
 
 
 def markdown_table(summary: dict[str, Any], timing: pd.DataFrame) -> str:
-    """The summary for people: one line per policy, the best mean TTFT first."""
+    """The summary for people, one line per policy, the best first.
+
+    Args:
+        summary: What ``summarise`` returned, with ``workload_notes``, ``warmup_s`` and ``counters`` (policy
+            -> counter -> number) beside it.
+        timing: Columns ``policy, decision_us_mean``.
+    """
     reference = summary["reference"]
     decision_us = timing.groupby("policy")["decision_us_mean"].mean()
     header = (
@@ -95,5 +101,18 @@ def markdown_table(summary: dict[str, Any], timing: pd.DataFrame) -> str:
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
         for line in (header, rule, *lines[1:])
     )
-    note = f"\n\nMeans over {len(summary['seeds'])} seeds; in brackets {summary['intervals']}.\n"
-    return text + note
+    notes = [
+        f"Means over {len(summary['seeds'])} seeds; in brackets {summary['intervals']}.",
+        f"Requests: {'; '.join(summary['workload_notes'])}.",
+        f"Those that arrived in the first {summary['warmup_s']:g} s are routed and not counted.",
+    ]
+    for name in summary["policies"]:
+        fallbacks = {
+            counter: number
+            for counter, number in summary["counters"].get(name, {}).items()
+            if counter.startswith(("fallback", "explored")) and number
+        }
+        if fallbacks:
+            told = ", ".join(f"{counter} {number}" for counter, number in fallbacks.items())
+            notes.append(f"{name} decided otherwise than by its own rule: {told}, over all seeds.")
+    return "\n".join((text, "", *notes, ""))
