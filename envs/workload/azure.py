@@ -13,13 +13,13 @@ from typing import Literal
 
 import numpy as np
 
-from envs.cluster import Slo
 from envs.workload.generator import generate
 from envs.workload.laws import LogNormal
-from envs.workload.lines import OnBadLine, parse_lines, token_count
+from envs.workload.lines import OnBadLine, decoded, parse_lines, token_count
 from envs.workload.location import have, trace_path
 from envs.workload.rate import RateSchedule
 from envs.workload.replay import Replay, Start
+from envs.workload.settings import slo_of
 from envs.workload.shaping import Part, shaped
 from envs.workload.trace import Trace
 
@@ -48,12 +48,15 @@ def _number(cell: str) -> int | str:
 def load(path: str | Path, *, on_bad_line: OnBadLine = "error") -> Trace:
     """Read an Azure file; the first arrival becomes instant 0.
 
-    Raises ``ValueError`` for a malformed line, naming it, or skips and counts it; also for a file that
-    lacks one of the columns or is not in order of time.
+    Raises ``ValueError`` for a malformed line (one out of order of time, too), naming it, or skips and
+    counts it; also for a file that lacks one of the columns.
     """
     path = Path(path)
-    with path.open(encoding="utf-8-sig") as lines:
-        names = [name.strip() for name in next(lines, "").split(",")]
+    with path.open("rb") as lines:
+        try:
+            names = [name.strip() for name in decoded(next(lines, b"")).split(",")]
+        except ValueError as error:
+            raise ValueError(f"{path}, line 1: the header is {error}: mend the file") from error
         missing = [name for name in _COLUMNS if name not in names]
         if missing:
             raise ValueError(f"{path}, line 1: no column {', '.join(missing)} in the header {names}")
@@ -105,6 +108,8 @@ def workload(
     seed: int = 0,
     part: Part = "all",
     frac_train: float = 0.7,
+    window_start_s: float = 0.0,
+    window_stop_s: float | None = None,
     max_prompt_tokens: int | None = None,
     max_output_tokens: int | None = None,
     max_model_len: int | None = None,
@@ -122,6 +127,7 @@ def workload(
     With ``on_missing`` "generate" and no path given, an absent trace is replaced by the generator at its
     published statistics, and the notes say so. A path that was given must exist.
     """
+    slo = slo_of(slo_ttft_s, slo_tpot_s)
     if on_missing not in ("error", "generate"):
         raise ValueError(f"on_missing is {on_missing!r}: choose 'error' or 'generate'")
     if path is None and on_missing == "generate" and not have(DEFAULT_FILE):
@@ -132,6 +138,8 @@ def workload(
         trace,
         part=part,
         frac_train=frac_train,
+        window_start_s=window_start_s,
+        window_stop_s=window_stop_s,
         max_prompt_tokens=max_prompt_tokens,
         max_output_tokens=max_output_tokens,
         max_model_len=max_model_len,
@@ -139,5 +147,4 @@ def workload(
         rate_factor=rate_factor,
         rate_per_s=rate_per_s,
     )
-    slo = Slo(slo_ttft_s, slo_tpot_s)
     return Replay(trace, block_size=block_size, num_requests=num_requests, start=start, slo=slo)

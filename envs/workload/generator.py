@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from envs.cluster import Slo
 from envs.workload.laws import LogNormal, tenant_shares, zipf_shares
-from envs.workload.rate import Burst, Ramp, RateSchedule, Shift
+from envs.workload.rate import Burst, Ramp, RateSchedule, Shift, events_of
 from envs.workload.replay import Replay, Start
+from envs.workload.settings import positive, positive_int, slo_of
 from envs.workload.shaping import Part, shaped
 from envs.workload.trace import Integers, Trace
 
@@ -119,9 +119,12 @@ def workload(
     hash_block_tokens: int = 512,
     part: Part = "all",
     frac_train: float = 0.7,
+    window_start_s: float = 0.0,
+    window_stop_s: float | None = None,
     max_prompt_tokens: int | None = None,
     max_output_tokens: int | None = None,
     max_model_len: int | None = None,
+    num_repeats: int = 1,
     rate_factor: float = 1.0,
     num_requests: int | None = None,
     start: Start = "first",
@@ -130,14 +133,15 @@ def workload(
     slo_tpot_s: float = 0.1,
 ) -> Replay:
     """Replay a generated trace; ``conf/workload/generated.yaml`` explains every setting."""
+    slo = slo_of(slo_ttft_s, slo_tpot_s)
     trace = generate(
         np.random.default_rng(seed),
-        num_requests=num_generated,
+        num_requests=positive_int("num_generated", num_generated),
         rate=RateSchedule(
-            rate_per_s,
-            tuple(Shift(*row) for row in shifts),
-            tuple(Ramp(*row) for row in ramps),
-            tuple(Burst(*row) for row in bursts),
+            positive("rate_per_s", rate_per_s),
+            events_of(Shift, "shifts", shifts),
+            events_of(Ramp, "ramps", ramps),
+            events_of(Burst, "bursts", bursts),
         ),
         arrival_cv=arrival_cv,
         num_prefix_groups=num_prefix_groups,
@@ -153,10 +157,12 @@ def workload(
         trace,
         part=part,
         frac_train=frac_train,
+        window_start_s=window_start_s,
+        window_stop_s=window_stop_s,
         max_prompt_tokens=max_prompt_tokens,
         max_output_tokens=max_output_tokens,
         max_model_len=max_model_len,
+        num_repeats=num_repeats,
         rate_factor=rate_factor,
     )
-    slo = Slo(slo_ttft_s, slo_tpot_s)
     return Replay(trace, block_size=block_size, num_requests=num_requests, start=start, slo=slo)

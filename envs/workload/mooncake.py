@@ -13,11 +13,11 @@ from typing import Literal
 
 import numpy as np
 
-from envs.cluster import Slo
 from envs.workload.generator import generate
 from envs.workload.lines import OnBadLine, parse_lines, token_count
 from envs.workload.location import have, trace_path
 from envs.workload.replay import Replay, Start
+from envs.workload.settings import slo_of
 from envs.workload.shaping import Part, shaped
 from envs.workload.trace import Trace
 
@@ -55,12 +55,12 @@ def load(
 
     Arrivals are recorded in steps of 3 s: each gets a uniform jitter over [0, jitter_s) drawn from ``seed``
     (0: replay the comb of bursts raw), then all are sorted stably. Raises ``ValueError`` for a malformed
-    line, naming it, or skips and counts it.
+    line (one out of order in the file, too), naming it, or skips and counts it.
     """
     if not 0.0 <= jitter_s < float("inf"):
         raise ValueError(f"jitter_s is {jitter_s}: it must be a number of seconds from 0 (0: none)")
     path = Path(path)
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         rows, num_skipped = parse_lines(path, enumerate(lines, start=1), _parse, on_bad_line)
     times = np.array([row[0] for row in rows])
     times += np.random.default_rng(seed).uniform(0.0, jitter_s, len(rows))
@@ -76,6 +76,7 @@ def load(
         hash_ids=np.array([i for row in rows for i in row[3]], np.int64),
         hash_offsets=np.cumsum([0] + [len(row[3]) for row in rows]),
         hash_block_tokens=HASH_BLOCK_TOKENS,
+        source_row=order,
         num_skipped_lines=num_skipped,
         notes=tuple(notes),
     )
@@ -90,6 +91,8 @@ def workload(
     seed: int = 0,
     part: Part = "all",
     frac_train: float = 0.7,
+    window_start_s: float = 0.0,
+    window_stop_s: float | None = None,
     max_prompt_tokens: int | None = None,
     max_output_tokens: int | None = None,
     max_model_len: int | None = None,
@@ -107,6 +110,7 @@ def workload(
     With ``on_missing`` "generate" and no path given, an absent trace is replaced by the generator at its
     published statistics, and the notes say so. A path that was given must exist.
     """
+    slo = slo_of(slo_ttft_s, slo_tpot_s)
     if on_missing not in ("error", "generate"):
         raise ValueError(f"on_missing is {on_missing!r}: choose 'error' or 'generate'")
     if path is None and on_missing == "generate" and not have(DEFAULT_FILE):
@@ -119,6 +123,8 @@ def workload(
         trace,
         part=part,
         frac_train=frac_train,
+        window_start_s=window_start_s,
+        window_stop_s=window_stop_s,
         max_prompt_tokens=max_prompt_tokens,
         max_output_tokens=max_output_tokens,
         max_model_len=max_model_len,
@@ -126,5 +132,4 @@ def workload(
         rate_factor=rate_factor,
         rate_per_s=rate_per_s,
     )
-    slo = Slo(slo_ttft_s, slo_tpot_s)
     return Replay(trace, block_size=block_size, num_requests=num_requests, start=start, slo=slo)

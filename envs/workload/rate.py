@@ -6,8 +6,10 @@ arrived_at_s = schedule.instant_of(np.cumsum(unit_rate_gaps))  # the same stream
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from math import inf
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,6 +38,31 @@ class Burst(NamedTuple):
     start_s: float
     duration_s: float
     factor: float
+
+
+Event = TypeVar("Event", Shift, Ramp, Burst)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf
+
+
+def events_of(kind: type[Event], key: str, rows: Sequence[Sequence[float]]) -> tuple[Event, ...]:
+    """Return the shifts, ramps or bursts of a setting's rows of plain numbers.
+
+    Raises ``ValueError`` that names ``key``, the row and the form expected.
+    """
+    form = f"[{', '.join(kind._fields)}]"
+    if not _is_list(rows):
+        raise ValueError(f"{key} is {rows!r}: give a list of {form}")
+    for index, row in enumerate(rows):
+        if not _is_list(row) or len(row) != len(kind._fields) or not all(map(_is_number, row)):
+            raise ValueError(f"{key}[{index}] is {row}: give {form}, numbers from 0")
+    return tuple(kind(*row) for row in rows)
 
 
 @dataclass(frozen=True)

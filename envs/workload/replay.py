@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from envs.cluster import DEFAULT_SLO, Completion, Request, Slo
-from envs.workload.trace import Trace
+from envs.workload.trace import Integers, Trace
 
 Start = Literal["first", "random"]
 
@@ -20,6 +20,9 @@ class Replay:
     "random" each reset begins at a request drawn from its generator, so that each seed gives another
     stretch. Either way the first request arrives at 0 and has id 0. ``rate_factor`` makes arrivals denser.
     Raises ``ValueError`` where the trace is too short.
+
+    ``first`` is the row in ``trace`` of the current stretch's first request; where two stretches overlap,
+    ``source_rows()`` have requests in common.
     """
 
     closed_loop = False
@@ -64,9 +67,18 @@ class Replay:
         self._begin(0)
 
     def _begin(self, first: int) -> None:
-        self._first = self._next = first
+        self.first = self._next = first
         self._stop = first + self.num_requests
         self._start_s = self._arrived_at_s[first]
+
+    @property
+    def stretch(self) -> range:
+        """Rows in ``trace`` of the requests that the current reset gives."""
+        return range(self.first, self._stop)
+
+    def source_rows(self) -> Integers:
+        """Which request of the trace as loaded, unrepeated, each of the stretch is: ``[num_requests]``."""
+        return self.trace.source_row[self.first : self._stop]
 
     @property
     def exhausted(self) -> bool:
@@ -89,7 +101,7 @@ class Replay:
             raise RuntimeError(f"all {self.num_requests} requests have been popped: reset the workload")
         self._next = row + 1
         return Request(
-            row - self._first,
+            row - self.first,
             self._arrived_at_s[row] - self._start_s,
             self._num_prompt_tokens[row],
             self._num_output_tokens[row],

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from envs.cluster import DEFAULT_SLO, Completion, Request, Slo
 from envs.workload.block_hash import hash_run
 from envs.workload.laws import LogNormal, tenant_shares, zipf_shares
+from envs.workload.settings import slo_of
 
 AGENT_TURNS = LogNormal(median=24, sigma=0.92, min=1, max=149)
 AGENT_NEW_TOKENS = LogNormal(median=311, sigma=1.776, min=1, max=16110)
@@ -97,7 +98,7 @@ class Sessions:
         self._tenant_shares = tenant_shares(num_tenants, tenant_weights)
         self._max_model_len = max_model_len
         self._cap = num_requests
-        self._block_size = block_size
+        self.block_size = block_size
         self._slo = slo
         self.notes = (f"{num_sessions} generated sessions in closed loop",)
         self._plans: list[_Plan] = []
@@ -141,8 +142,8 @@ class Sessions:
         prompts[1:] += np.cumsum(outputs[:-1])
         num_fitting = int(np.searchsorted(prompts + outputs, self._max_model_len, side="right"))
         prompts, outputs, pauses = prompts[:num_fitting], outputs[:num_fitting], pauses[:num_fitting]
-        num_blocks = int(prompts[-1] + outputs[-1]) // self._block_size
-        num_system_blocks = self._num_system_tokens // self._block_size
+        num_blocks = int(prompts[-1] + outputs[-1]) // self.block_size
+        num_system_blocks = self._num_system_tokens // self.block_size
         system = hash_run(system_key + group * num_system_blocks, num_system_blocks)
         own = hash_run(content_key, num_blocks - num_system_blocks)
         return _Plan(
@@ -169,7 +170,7 @@ class Sessions:
             arrived_at_s,
             num_prompt,
             num_output,
-            plan.hashes[: (num_prompt + num_output) // self._block_size],
+            plan.hashes[: (num_prompt + num_output) // self.block_size],
             session,
             turn + 1,
             plan.tenant,
@@ -234,5 +235,5 @@ def workload(
         max_model_len=max_model_len,
         num_requests=num_requests,
         block_size=block_size,
-        slo=Slo(slo_ttft_s, slo_tpot_s),
+        slo=slo_of(slo_ttft_s, slo_tpot_s),
     )

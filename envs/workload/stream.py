@@ -48,6 +48,11 @@ class Workload(Protocol):
         ...
 
     @property
+    def block_size(self) -> int:
+        """Tokens per block hash of the requests."""
+        ...
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was done to the data, for the results that come of it."""
         ...

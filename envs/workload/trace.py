@@ -22,6 +22,17 @@ Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
+_LEAST = {
+    "num_prompt_tokens": 1,
+    "num_output_tokens": 1,
+    "session_id": -1,
+    "turn": 1,
+    "tenant": 0,
+    "source_row": 0,
+}
+"""Columns of whole numbers, one per request, and the least value of each."""
+
+
 def _no_column() -> Integers:
     return np.empty(0, np.int64)
 
@@ -48,6 +59,8 @@ class Trace:
     """All requests' content ids, flat. Ids are chained: equal id = equal whole prefix."""
     hash_offsets: Integers = field(default_factory=_no_column)
     """Request ``i`` owns ``hash_ids[hash_offsets[i]:hash_offsets[i + 1]]``: ``[num_requests + 1]``."""
+    source_row: Integers = field(default_factory=_no_column)
+    """Which request of the trace as loaded or generated this is, from 0 (default: the row itself)."""
     hash_block_tokens: int = 0
     """Prompt tokens that one content id stands for (the last may be partial); 0: no prefixes known."""
     num_skipped_lines: int = 0
@@ -63,9 +76,11 @@ class Trace:
         for name, default in defaults.items():
             if len(getattr(self, name)) == 0:
                 self._set(name, np.full(num, default, np.int64))
+        if len(self.source_row) == 0:
+            self._set("source_row", np.arange(num))
         if len(self.hash_offsets) == 0:
             self._set("hash_offsets", np.zeros(num + 1, np.int64))
-        for name in ("num_prompt_tokens", "num_output_tokens", *defaults, "hash_ids", "hash_offsets"):
+        for name in (*_LEAST, "hash_ids", "hash_offsets"):
             column = np.array(getattr(self, name))
             if column.dtype.kind not in "iu" or column.ndim != 1:
                 raise ValueError(
@@ -82,7 +97,7 @@ class Trace:
 
     def _check(self) -> None:
         num = len(self)
-        for name in ("num_prompt_tokens", "num_output_tokens", "session_id", "turn", "tenant"):
+        for name in _LEAST:
             column = getattr(self, name)
             if len(column) != num:
                 raise ValueError(
@@ -96,7 +111,7 @@ class Trace:
                 f"arrived_at_s of row {row} is {self.arrived_at_s[row]}:"
                 " arrivals must be finite, from 0 on, and ascending; sort them and take the first one off"
             )
-        for name, least in (("num_prompt_tokens", 1), ("num_output_tokens", 1), ("turn", 1), ("tenant", 0)):
+        for name, least in _LEAST.items():
             column = getattr(self, name)
             if column.min() < least:
                 row = int((column < least).argmax())
@@ -147,12 +162,7 @@ class Trace:
         starts, nums = self.hash_offsets[rows], np.diff(self.hash_offsets)[rows]
         offsets = np.concatenate(([0], np.cumsum(nums)))
         flat = np.repeat(starts - offsets[:-1], nums) + np.arange(offsets[-1])
-        columns = {
-            name: getattr(self, name)[rows]
-            for name in (
-                "arrived_at_s", "num_prompt_tokens", "num_output_tokens", "session_id", "turn", "tenant"
-            )
-        }  # fmt: skip
+        columns = {name: getattr(self, name)[rows] for name in ("arrived_at_s", *_LEAST)}
         columns |= {"hash_ids": self.hash_ids[flat], "hash_offsets": offsets}
         return replace(self, **{**columns, **changes}, notes=(*self.notes, note) if note else self.notes)
 

@@ -47,6 +47,7 @@ def test_zoned_times_and_further_columns(tmp_path):
         ("2023-11-16 18:17:04,0,6", "line 3: ContextTokens must be a whole number from 1, not 0"),
         ("2023-11-16 18:17:04,5,x", "line 3: GeneratedTokens must be a whole number from 1, not 'x'"),
         ("2023-11-16 18:17:04,5", "line 3: 2 cells where the header has 3"),
+        ("2023-11-16 18:17:02,5,6", "line 3: out of order, it is earlier than line 2"),
     ],
 )
 def test_bad_line_is_named_or_skipped_and_counted(tmp_path, line, message):
@@ -58,12 +59,24 @@ def test_bad_line_is_named_or_skipped_and_counted(tmp_path, line, message):
     assert (trace.arrived_at_s.tolist(), trace.num_skipped_lines) == ([0.0, 2.0], 1)
 
 
-def test_header_and_order_are_checked(tmp_path):
+def test_header_is_checked(tmp_path):
     with pytest.raises(ValueError, match="line 1: no column GeneratedTokens"):
         azure.load(written(tmp_path, "TIMESTAMP,ContextTokens", "2023-11-16 18:17:03,5"))
-    path = written(tmp_path, HEADER, "2023-11-16 18:17:03,5,6", "2023-11-16 18:17:02,5,6")
-    with pytest.raises(ValueError, match=r"arrived_at_s of row 1 is -1\.0"):
+    path = tmp_path / "azure.csv"
+    path.write_bytes(b"TIMESTAMP,Context\xe9\n")
+    for on_bad_line in ("error", "skip"):
+        with pytest.raises(ValueError, match=r"azure\.csv, line 1: the header is not UTF-8 text \(byte 0xe9"):
+            azure.load(path, on_bad_line=on_bad_line)
+
+
+def test_line_that_is_not_utf8_is_named_or_skipped_and_counted(tmp_path):
+    path = tmp_path / "azure.csv"
+    good = b"2023-11-16 18:17:03,5,6"
+    path.write_bytes(b"\n".join([HEADER.encode(), good, b"2023-11-16 18:17:04,5,\xff", good]))
+    with pytest.raises(ValueError, match=r"azure\.csv, line 3: not UTF-8 text \(byte 0xff\)"):
         azure.load(path)
+    trace = azure.load(path, on_bad_line="skip")
+    assert (len(trace), trace.num_skipped_lines) == (2, 1)
 
 
 def test_absent_default_file_is_an_error_or_a_noted_stand_in(tmp_path, monkeypatch):

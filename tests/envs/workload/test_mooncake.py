@@ -72,6 +72,31 @@ def test_bad_line_is_named_or_skipped_and_counted(tmp_path, line, message):
     assert "1 malformed lines skipped" in trace.notes
 
 
+@pytest.mark.parametrize("jitter_s", [0.0, 3.0])
+def test_line_out_of_order_is_named_or_skipped_and_counted(tmp_path, jitter_s):
+    path = written(tmp_path, *(json.dumps({**ROWS[0], "timestamp": at}) for at in (6000, 3000, 9000)))
+    with pytest.raises(ValueError, match=r"trace\.jsonl, line 2: out of order, it is earlier than line 1"):
+        mooncake.load(path, jitter_s=jitter_s)
+    trace = mooncake.load(path, jitter_s=jitter_s, on_bad_line="skip")
+    assert (len(trace), trace.num_skipped_lines) == (2, 1)
+
+
+def test_line_that_is_not_utf8_is_named_or_skipped_and_counted(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    row = json.dumps(ROWS[0]).encode()
+    path.write_bytes(row + b"\n" + row.replace(b"timestamp", b"timest\xe9mp") + b"\n" + row + b"\n")
+    with pytest.raises(ValueError, match=r"trace\.jsonl, line 2: not UTF-8 text \(byte 0xe9\)"):
+        mooncake.load(path)
+    trace = mooncake.load(path, on_bad_line="skip")
+    assert (len(trace), trace.num_skipped_lines) == (2, 1)
+
+
+def test_source_row_is_the_place_in_the_file(path):
+    jitter = np.random.default_rng(0).uniform(0.0, 3.0, 3)
+    assert jitter[1] < jitter[0]
+    assert mooncake.load(path, seed=0).source_row.tolist() == [1, 0, 2]
+
+
 def test_file_without_requests(tmp_path):
     with pytest.raises(ValueError, match="holds no request"):
         mooncake.load(written(tmp_path, "", ""))

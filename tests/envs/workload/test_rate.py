@@ -1,9 +1,11 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.workload.rate import Burst, Ramp, RateSchedule, Shift
+from envs.workload.rate import Burst, Ramp, RateSchedule, Shift, events_of
 
 
 @st.composite
@@ -76,6 +78,29 @@ def test_integral_is_the_sum_of_the_rate(schedule):
 def test_impossible_schedules_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         RateSchedule(*arguments)
+
+
+def test_events_come_from_rows_of_plain_numbers():
+    assert events_of(Shift, "shifts", [[10, 2.0]]) == (Shift(10, 2.0),)
+    assert events_of(Burst, "bursts", ()) == ()
+
+
+@pytest.mark.parametrize("row", [[1], [1, 2, 3, 4], [1, "2", 3], [1, -2, 3], [1, float("nan"), 3], 5, "1,2"])
+@pytest.mark.parametrize(
+    ("kind", "key", "form"),
+    [
+        (Shift, "shifts", "[at_s, factor]"),
+        (Ramp, "ramps", "[start_s, stop_s, factor]"),
+        (Burst, "bursts", "[start_s, duration_s, factor]"),
+    ],
+)
+def test_row_of_another_form_is_named(kind, key, form, row):
+    good = [1.0] * len(kind._fields)
+    message = f"{key}[1] is {row}: give {form}, numbers from 0"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        events_of(kind, key, [good, row])
+    with pytest.raises(ValueError, match=re.escape(f"{key} is 5: give a list of {form}")):
+        events_of(kind, key, 5)
 
 
 def test_times_before_the_schedule_are_refused():

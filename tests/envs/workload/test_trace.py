@@ -80,6 +80,8 @@ def test_optional_columns_have_defaults_and_all_are_read_only():
         ({"num_output_tokens": np.array([5.0, 6.0, 7.0, 8.0])}, "give whole numbers"),
         ({"tenant": np.array([0, 1, -2, 1])}, "tenant of row 2 is -2"),
         ({"turn": np.array([0, 1, 1, 1])}, "turn of row 0 is 0"),
+        ({"session_id": np.array([0, 1, -2, 1])}, "session_id of row 2 is -2"),
+        ({"source_row": np.array([0, 1])}, "source_row has 2 rows"),
         ({"hash_offsets": np.array([0, 2, 5, 10])}, "give one more than the 4 requests"),
         ({"hash_offsets": np.array([0, 2, 5, 9, 11])}, "must ascend from 0 to 10"),
         ({"hash_offsets": np.array([0, 5, 2, 9, 10])}, "must ascend from 0 to 10"),
@@ -128,6 +130,14 @@ def test_window_and_split_begin_a_new_clock():
     assert (train.arrived_at_s.tolist(), test.arrived_at_s.tolist()) == ([0.0, 1.0], [0.0, 6.0])
     assert ids_of(test, 0) == [0, 1, 3, 4]
     assert train.notes == ("train: first 0.4 of the time",)
+
+
+def test_every_change_keeps_the_source_row():
+    trace = hand_made()
+    assert trace.source_row.tolist() == [0, 1, 2, 3]
+    assert trace.window(1.0, 10.0).repeated(2).scaled(3.0).source_row.tolist() == [1, 2, 1, 2]
+    assert trace.split(0.4)[1].truncated(50).source_row.tolist() == [2, 3]
+    assert trace.dropping_longer_than(76).head(3).source_row.tolist() == [0, 1, 3]
 
 
 def test_truncation_drops_the_hash_blocks_beyond_and_counts_what_it_clipped():

@@ -65,6 +65,22 @@ def test_random_start_gives_a_stretch_per_seed(trace):
     assert stream.notes[-1] == "50 consecutive requests from a random start"
 
 
+def test_stretch_tells_which_requests_of_the_trace_came(trace):
+    whole = Replay(trace)
+    assert (whole.first, whole.stretch, whole.source_rows().tolist()) == (0, range(300), list(range(300)))
+    stream = Replay(trace.window(0.0, 30.0).repeated(3), num_requests=50, start="random")
+    num = len(stream.trace) // 3
+    firsts = set()
+    for seed in range(8):
+        requests = popped(stream, seed)
+        assert stream.stretch == range(stream.first, stream.first + 50)
+        assert stream.source_rows().tolist() == [row % num for row in stream.stretch]
+        lengths = trace.num_prompt_tokens[stream.source_rows()].tolist()
+        assert [request.num_prompt_tokens for request in requests] == lengths
+        firsts.add(stream.first)
+    assert len(firsts) > 1
+
+
 def test_rate_factor_makes_arrivals_denser(trace):
     plain, dense = popped(Replay(trace)), popped(Replay(trace, rate_factor=4.0))
     assert dense[-1].arrived_at_s == pytest.approx(plain[-1].arrived_at_s / 4.0)
