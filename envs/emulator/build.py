@@ -24,13 +24,19 @@ from envs.emulator.state import (
 )
 from envs.emulator.step_time import STEP_TIME_DTYPE
 
+POLICIES = ("fcfs", "priority")
+
 
 @dataclass(frozen=True, slots=True)
 class InstanceConfig:
     """One vLLM engine: what it runs on and the scheduler options it was started with.
 
     ``num_blocks`` counts usable blocks (vLLM reports one more, its null block). The options bear vLLM's own
-    names; their defaults are those of ``vllm serve``.
+    names; their defaults are those of ``vllm serve`` on a GPU.
+
+    ``continue_after_self_preemption`` is no option of vLLM but a difference between its versions: under the
+    priority policy a running request that is its own victim ends the scan of the running requests, and from
+    vLLM 0.33 on it does not.
     """
 
     profile: Profile
@@ -42,6 +48,9 @@ class InstanceConfig:
     long_prefill_token_threshold: int = 0
     watermark: float = 0.0
     scheduler_reserve_full_isl: bool = True
+    policy: str = "fcfs"
+    async_scheduling: bool = True
+    continue_after_self_preemption: bool = False
 
     def checked(self, index: int, block_size: int) -> InstanceConfig:
         """Return self, or raise ``ValueError`` where this engine could not run."""
@@ -53,6 +62,8 @@ class InstanceConfig:
                 f"instance {index}: long_prefill_token_threshold ({self.long_prefill_token_threshold}) must"
                 f" not be negative and watermark ({self.watermark}) must lie in [0, 1)"
             )
+        if self.policy not in POLICIES:
+            raise ValueError(f"instance {index}: policy is {self.policy!r}, use one of {', '.join(POLICIES)}")
         if self.num_blocks * block_size < self.max_model_len:
             raise ValueError(
                 f"instance {index}: {self.num_blocks} blocks of {block_size} tokens cannot hold one request"
@@ -87,6 +98,9 @@ def build_state(
         row["watermark_blocks"] = int(config.watermark * (config.num_blocks + 1))
         row["reserve_full_isl"] = config.scheduler_reserve_full_isl
         row["prefix_caching"] = config.prefix_caching
+        row["by_priority"] = config.policy == "priority"
+        row["continue_after_self_preemption"] = config.continue_after_self_preemption
+        row["max_in_flight"] = 2 if config.async_scheduling else 1
         row["first_block"] = first_block
         row["first_place"] = first_cache_slot  # as many places as cache slots: at least two per block
         row["place_mask"] = num_cache_slots - 1
@@ -140,7 +154,7 @@ def clear(state: State) -> None:
             first_row + num_rows - 1, first_row - 1, -1
         )
         row["num_free_rows"] = num_rows
-        row["waiting_head"] = row["waiting_tail"] = NONE
+        row["waiting_head"] = row["waiting_tail"] = row["stale_head"] = NONE
         for name in _COUNTERS:
             row[name] = 0
         row["step_ends_at_s"] = np.inf
@@ -150,6 +164,8 @@ _COUNTERS = (
     "num_running",
     "num_waiting",
     "num_steps",
+    "num_in_flight",
+    "is_stalled",
     "free_at_s",
     "num_queried_tokens",
     "num_hit_tokens",

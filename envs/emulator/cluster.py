@@ -83,9 +83,10 @@ def _submit(
     num_output_tokens: int,
     arrived_at_s: float,
     hashes: NDArray[np.int64],
+    priority: int,
 ) -> int:
     """Hand a request to an instance; return its slot, or what ``take_slot`` returns instead."""
-    slot = take_slot(state, request_id, num_prompt_tokens, num_output_tokens, arrived_at_s, hashes)
+    slot = take_slot(state, request_id, num_prompt_tokens, num_output_tokens, arrived_at_s, hashes, priority)
     if slot >= 0:
         hand_over(state, slot, index, now_s)
     return slot
@@ -176,6 +177,7 @@ class EmulatedCluster:
                 request.num_output_tokens,
                 request.arrived_at_s,
                 request.block_hashes,
+                request.priority,
             )
             if slot == NONE:
                 self.make_room(len(request.block_hashes))

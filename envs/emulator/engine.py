@@ -1,18 +1,40 @@
 """The engine loop: time passes on the instances of an emulated cluster.
 
-An instance alternates between choosing a step (``schedule``) and ending it (``finish_step``). A step that
-would begin at the very instant the cluster is advanced to is not begun: requests submitted at that instant
-still join it, as vLLM's engine core empties its input queue before each step.
+An instance chooses steps (``schedule``) and ends them (``finish_step``); its device runs one at a time. As in
+vLLM's engine core (vllm/v1/engine/core.py, ``step`` and ``step_with_batch_queue``):
+
+* synchronous: a step is chosen when the one before it has ended, and runs at once;
+* asynchronous: up to two steps are in flight. When step n ends, step n + 1, chosen before, runs at once; step
+  n + 2 is chosen at that instant, with the tokens of step n known and those of step n + 1 pending. So
+  steps follow each other without a gap, and a request that comes while step n runs joins step n + 2 at
+  the earliest. An idle instance chooses two steps at the instant of the first arrival; a step that would
+  hold no token is not run, and the next one is chosen when the step in flight has ended.
+
+The tokens of a step are out when it ends. The time that choosing takes is not modelled by itself: what it
+costs the device is part of the law of step times. Nor is the millisecond that vLLM's loop sleeps
+after a step without tokens.
+
+A step that would be chosen at the very instant the cluster is advanced to is not: requests submitted at that
+instant still join it, as vLLM empties its input queue before each step.
 """
 
 from __future__ import annotations
 
-import numpy as np
 from numba import njit
 
 from envs.emulator.borrow import borrowed
 from envs.emulator.scheduler import finish_step, schedule
-from envs.emulator.state import NUM_EVENTS, State
+from envs.emulator.state import NUM_EVENTS, InstanceRecord, State
+
+
+@njit(cache=True, forceinline=True)
+def may_schedule(instance: InstanceRecord) -> bool:
+    """Whether the next step can be chosen before one in flight has ended."""
+    return (
+        instance.num_in_flight < instance.max_in_flight
+        and not instance.is_stalled
+        and instance.num_running + instance.num_waiting > 0
+    )
 
 
 @njit(cache=True, forceinline=True)
@@ -20,14 +42,11 @@ def advance_instance(state: State, index: int, until_s: float) -> None:
     """Run one instance's steps that begin before ``until_s``; end those that end by then."""
     instance = state.instances[index]
     while True:
-        if instance.step_ends_at_s < np.inf:
-            if instance.step_ends_at_s > until_s:
-                return
-            finish_step(state, index)
-            instance.step_ends_at_s = np.inf
-        if instance.num_running + instance.num_waiting == 0 or instance.free_at_s >= until_s:
+        while may_schedule(instance) and instance.free_at_s < until_s:
+            schedule(state, index)
+        if instance.num_in_flight == 0 or instance.step_ends_at_s > until_s:
             return
-        schedule(state, index)
+        finish_step(state, index)
 
 
 @njit(cache=True, forceinline=True)
@@ -47,9 +66,9 @@ def advance_to_completion(state: State, until_s: float) -> float:
         next_s = until_s
         for index in range(instances.shape[0]):
             instance = instances[index]
-            if instance.step_ends_at_s == np.inf and instance.num_running + instance.num_waiting > 0:
-                if instance.free_at_s >= until_s:
-                    continue
+            while (  # once is enough, but for a step in which everybody was preempted
+                instance.num_in_flight == 0 and may_schedule(instance) and instance.free_at_s < until_s
+            ):
                 schedule(state, index)
             next_s = min(next_s, instance.step_ends_at_s)
         first_event = state.counts[NUM_EVENTS]

@@ -20,6 +20,9 @@ GROUP_KEYS: dict[str, type] = {
     "long_prefill_token_threshold": int,
     "watermark": float,
     "scheduler_reserve_full_isl": bool,
+    "policy": str,
+    "async_scheduling": bool,
+    "continue_after_self_preemption": bool,
 }
 """What a group of instances may say: how many there are, their profile, and options of ``InstanceConfig``."""
 FROM_PROFILE = ("num_blocks", "max_num_seqs", "max_num_batched_tokens")

@@ -6,7 +6,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from envs.emulator.scheduler import enqueue
 from envs.emulator.state import (
     EVENT_DTYPE,
     NONE,
@@ -15,6 +14,7 @@ from envs.emulator.state import (
     REQUEST_DTYPE,
     State,
 )
+from envs.emulator.waiting import enqueue
 
 BAD_HASHES = -2
 
@@ -27,6 +27,7 @@ def take_slot(
     num_output_tokens: int,
     arrived_at_s: float,
     hashes: NDArray[np.int64],
+    priority: int,
 ) -> int:
     """Write a request into a free slot and return it.
 
@@ -49,7 +50,10 @@ def take_slot(
     request.num_output_tokens = num_output_tokens
     request.num_generated_tokens = 0
     request.num_computed_tokens = 0
+    request.num_pending_tokens = 0
+    request.last_sampling_step = NONE
     request.num_scheduled_tokens = 0
+    request.priority = priority
     request.num_held_blocks = 0
     request.num_cached_blocks = 0
     request.num_cached_tokens = 0
@@ -69,7 +73,7 @@ def hand_over(state: State, slot: int, index: int, now_s: float) -> None:
     request.num_output_tokens = min(
         request.num_output_tokens, instance.max_model_len - request.num_prompt_tokens
     )
-    if instance.num_running + instance.num_waiting == 0 and instance.step_ends_at_s == np.inf:
+    if instance.num_running + instance.num_waiting == 0:
         instance.free_at_s = max(instance.free_at_s, now_s)
     enqueue(state, instance, slot)
 

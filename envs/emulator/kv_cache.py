@@ -1,13 +1,13 @@
 """Paged KV blocks and automatic prefix caching of one instance, as vLLM V1 keeps them.
 
-Follows ``BlockPool``, ``BlockHashToBlockMap`` and ``FullAttentionManager`` of vLLM 0.32.0
-(vllm/v1/core/block_pool.py, single_type_kv_cache_manager.py):
+Follows ``BlockPool``, ``BlockHashToBlockMap`` and ``FullAttentionManager`` (vllm/v1/core/block_pool.py,
+single_type_kv_cache_manager.py) of the version of vLLM that ``envs.emulator`` names:
 
 * free blocks form one queue; the head is handed out (and evicted) next;
 * a request's blocks are freed tail first; blocks that are in the prefix cache go to the end of the queue,
   those that are not go to its front;
-* a full block enters the cache when it is allocated, so that a request scheduled later in the same step
-  may hit it; several blocks may be cached under one hash, the oldest is the one that is hit;
+* a full block of known tokens enters the cache when it is scheduled, so that a request scheduled later in
+  the same step may hit it; several blocks may be cached under one hash, the oldest is the one that is hit;
 * a hit takes its block out of the queue, wherever it stands.
 """
 

@@ -107,6 +107,7 @@ def _play(
             stream.num_output_tokens[number],
             now_s,
             stream.hashes[stream.hash_offsets[number] : stream.hash_offsets[number + 1]],
+            0,
         )
         if slot == NONE:
             return number

@@ -32,8 +32,11 @@ INSTANCE_DTYPE = np.dtype(
         ("max_model_len", "i8"),
         ("long_prefill_token_threshold", "i8"),
         ("watermark_blocks", "i8"),
+        ("max_in_flight", "i8"),  # steps: 2 under asynchronous scheduling, else 1
         ("reserve_full_isl", "?"),
         ("prefix_caching", "?"),
+        ("by_priority", "?"),
+        ("continue_after_self_preemption", "?"),
         ("first_block", "i8"),
         ("first_row", "i8"),
         ("first_cache_slot", "i8"),
@@ -51,10 +54,15 @@ INSTANCE_DTYPE = np.dtype(
         ("waiting_tail", "i8"),
         ("num_waiting", "i8"),
         ("num_free_rows", "i8"),
-        # its step: idle instances have step_ends_at_s = inf
-        ("num_steps", "i8"),
-        ("free_at_s", "f8"),
-        ("step_ends_at_s", "f8"),
+        ("stale_head", "i8"),  # preempted while a token of theirs is on its way
+        # its steps in flight: one that runs, and maybe one that runs next
+        ("num_steps", "i8"),  # calls of schedule
+        ("num_in_flight", "i8"),
+        ("is_stalled", "?"),  # nothing is to be scheduled until the step that runs has ended
+        ("oldest_step", "i8"),  # number of the step that runs
+        ("free_at_s", "f8"),  # when the next step is or was chosen
+        ("step_ends_at_s", "f8"),  # of the step that runs; inf where none does
+        ("next_step_ends_at_s", "f8"),
         # what it counted since time 0
         ("num_queried_tokens", "i8"),
         ("num_hit_tokens", "i8"),
@@ -72,8 +80,10 @@ REQUEST_DTYPE = np.dtype(
         ("num_prompt_tokens", "i8"),
         ("num_output_tokens", "i8"),  # owed
         ("num_generated_tokens", "i8"),  # done
-        ("num_computed_tokens", "i8"),
-        ("num_scheduled_tokens", "i8"),  # in the step that runs now
+        ("num_computed_tokens", "i8"),  # in the steps in flight too
+        ("num_pending_tokens", "i8"),  # to come from the steps in flight: vLLM's num_output_placeholders
+        ("last_sampling_step", "i8"),  # the last step chosen that generates a token of it
+        ("num_scheduled_tokens", "i8"),  # in the step that is being chosen, once its turn has come
         ("num_held_blocks", "i8"),
         ("num_cached_blocks", "i8"),  # of the held ones, those entered in the prefix cache
         ("num_cached_tokens", "i8"),  # prefix hit at first admission
@@ -82,6 +92,10 @@ REQUEST_DTYPE = np.dtype(
         ("num_hashes", "i8"),  # 0 in a free slot
         ("row", "i8"),  # into State.block_table; NONE while waiting
         ("next_waiting", "i8"),
+        ("prev_waiting", "i8"),  # these two in a heap only
+        ("first_behind", "i8"),
+        ("next_stale", "i8"),
+        ("priority", "i8"),
         ("arrived_at_s", "f8"),
         ("first_token_at_s", "f8"),
     ]
@@ -118,6 +132,7 @@ STEP_DTYPE = np.dtype(
     [
         ("instance", "i8"),
         ("step", "i8"),
+        ("scheduled_at_s", "f8"),
         ("starts_at_s", "f8"),
         ("ends_at_s", "f8"),
         ("request_id", "i8"),

@@ -21,6 +21,7 @@ TICK_S = 2.0**-10
 PROFILE = replace(
     load("h100_llama-3.1-8b"), name="toy", gpu="toy", law=StepTimeLaw(0.0, 10 * TICK_S, TICK_S, 0.0, 0.0, 0.0)
 )
+MAX_STEPS = 20_000
 KINDS = {NEW: "new", RESUMED: "resumed", RUNNING: "running"}
 
 
@@ -28,7 +29,6 @@ def emulate(scenario: Scenario) -> tuple[Scenario, dict[str, Any]]:
     """Play a scenario; return it with the steps at which its requests really arrived, and its rows."""
     options = dict(scenario["options"])
     block_size = options.pop("block_size")
-    del options["policy"], options["async_scheduling"]
     config = InstanceConfig(PROFILE, **options)
     cluster = EmulatedCluster([config], block_size, scrape_interval_s=1e6, step_log_rows=4096)
     waiting = sorted(enumerate(rows(scenario)), key=lambda pair: pair[1].at_step)
@@ -56,6 +56,8 @@ def emulate(scenario: Scenario) -> tuple[Scenario, dict[str, Any]]:
         return int(cluster.state.instances["num_steps"][0])
 
     while waiting or cluster.num_in_flight:
+        if num_steps() > MAX_STEPS:
+            raise RuntimeError(f"no end after {MAX_STEPS} steps of {scenario}")
         while waiting and (waiting[0][1].at_step <= num_steps() or not cluster.num_in_flight):
             number, row = waiting.pop(0)
             arrived[number][0] = num_steps()

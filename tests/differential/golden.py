@@ -23,8 +23,11 @@ from .scenario import Scenario, random_scenario
 FOLDER = Path(__file__).parent / "golden"
 MODES = {  # name -> policy, async_scheduling
     "fcfs_sync": ("fcfs", False),
+    "fcfs_async": ("fcfs", True),
+    "priority_sync": ("priority", False),
+    "priority_async": ("priority", True),
 }
-NUM_SCENARIOS = 60
+NUM_SCENARIOS = 80
 SEED = 32
 
 

@@ -21,7 +21,7 @@ class Row(NamedTuple):
 
     at_step: int
     arrived: float
-    """Arrival time as the scheduler is told it: with equal ones the order of arrival decides less."""
+    """Arrival time as the scheduler is told it; not always in the order of ``at_step``."""
     priority: int
     num_prompt: int
     num_output: int
@@ -73,8 +73,8 @@ def random_scenario(rng: np.random.Generator, policy: str, async_scheduling: boo
     max_num_batched_tokens = pick(7, 16, 40, 100, 256)
     options = {
         "block_size": block_size,
-        "num_blocks": longest + int(rng.integers(0, pick(1, 3, 6) * longest)),
-        "max_num_seqs": min(int(rng.integers(1, pick(5, 13))), max_num_batched_tokens),  # vLLM wants so
+        "num_blocks": longest + int(rng.integers(0, pick(2, 2, 8) * longest // 2)),
+        "max_num_seqs": min(int(rng.integers(1, pick(5, 17))), max_num_batched_tokens),  # vLLM wants so
         "max_num_batched_tokens": max_num_batched_tokens,
         "max_model_len": max_model_len,
         "prefix_caching": bool(rng.random() < 0.8),
@@ -87,9 +87,9 @@ def random_scenario(rng: np.random.Generator, policy: str, async_scheduling: boo
     num_requests = int(rng.integers(2, 33))
     num_steps = pick(1, 12, 12, 60)  # over which the requests arrive
     num_families, frac_hashed = pick(1, 3), pick(0.0, 0.3, 1.0)
-    num_priorities, longest_answer = pick(1, 2, 5), pick(3, 20, 60)
+    num_priorities, longest_answer = pick(1, 2, 5), pick(3, 30, 30, 80)
     at_steps = np.sort(rng.integers(0, num_steps, num_requests))
-    are_ties = rng.random() < 0.2
+    arrivals = rng.permutation(num_requests) if rng.random() < 0.3 else np.arange(num_requests)
     requests = []
     for number in range(num_requests):
         num_prompt = int(rng.integers(1, max_model_len))
@@ -99,7 +99,7 @@ def random_scenario(rng: np.random.Generator, policy: str, async_scheduling: boo
             list(
                 Row(
                     at_step=int(at_steps[number]),
-                    arrived=float(number // 3 if are_ties else number),
+                    arrived=float(arrivals[number]),
                     priority=int(rng.integers(num_priorities)),
                     num_prompt=num_prompt,
                     num_output=num_output,

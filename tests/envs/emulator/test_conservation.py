@@ -30,6 +30,9 @@ def instance_configs(draw, block_size):
         long_prefill_token_threshold=draw(st.sampled_from([0, 0, 7])),
         watermark=draw(st.sampled_from([0.0, 0.0, 0.2])),
         scheduler_reserve_full_isl=draw(st.booleans()),
+        policy=draw(st.sampled_from(["fcfs", "priority"])),
+        async_scheduling=draw(st.booleans()),
+        continue_after_self_preemption=draw(st.booleans()),
     )
 
 
@@ -46,17 +49,20 @@ def scenarios(draw):
         st.integers(0, MAX_MODEL_LEN),  # tokens of that prefix
         st.integers(0, 1),  # whether its own content has hashes, which go on through the answer
         st.integers(0, len(configs) - 1),
+        st.integers(0, 2),  # priority
     )
     submissions, tick = [], 0
     rows = draw(st.lists(fields, min_size=1, max_size=14))
-    for number, (gap, prompt, output, family, num_shared, is_hashed, index) in enumerate(rows):
+    for number, (gap, prompt, output, family, num_shared, is_hashed, index, priority) in enumerate(rows):
         tick += gap
         num_tokens = prompt + output if is_hashed else min(prompt, num_shared)
         hashes = [
             1 + 1000 * family + at if (at + 1) * block_size <= num_shared else 10**6 * (number + 1) + at
             for at in range(num_tokens // block_size)
         ]
-        request = Request(number, tick * TICK_S, prompt, output, np.array(hashes, np.int64))
+        request = Request(
+            number, tick * TICK_S, prompt, output, np.array(hashes, np.int64), priority=priority
+        )
         submissions.append((request, index))
     return configs, block_size, submissions
 
@@ -105,7 +111,7 @@ def test_conservation(scenario, num_pieces):
     }
     for index, config in enumerate(configs):
         check_steps(log[log["instance"] == index], config, block_size, owed)
-    check_requests(log, submissions, block_size, owed, first_tokens, completions)
+    check_requests(log, submissions, configs, block_size, owed, first_tokens, completions)
     for events, name in ((first_tokens, "at_s"), (completions, "finished_at_s")):
         instants = [getattr(event, name) for event in events]
         assert instants == sorted(instants)
@@ -124,19 +130,29 @@ def test_conservation(scenario, num_pieces):
 
 def check_steps(log, config, block_size, owed):
     """What each step of one instance owes to its options."""
-    ended_at_s = 0.0
+    in_turn = config.policy == "fcfs" and not config.async_scheduling
+    last_step, ended_at_s, scheduled_at_s = -1, 0.0, 0.0
     held = {}  # request -> blocks, of those that are running
-    for number, (step, rows) in enumerate(groupby(log, key=lambda row: row["step"])):
+    done_at_s = {}  # request -> when it is, of those whose last token is on its way
+    for step, rows in groupby(log, key=lambda row: row["step"]):
         rows = list(rows)
-        assert step == number
+        assert step == last_step + 1 if in_turn else step > last_step
+        last_step = step
         served = [row for row in rows if row["kind"] != PREEMPTED]
         num_tokens = sum(int(row["num_scheduled_tokens"]) for row in served)
-        assert 1 <= num_tokens <= config.max_num_batched_tokens
-        assert {(row["starts_at_s"], row["ends_at_s"]) for row in rows} == {
-            (rows[0]["starts_at_s"], rows[0]["starts_at_s"] + (10 + num_tokens) * TICK_S)
+        assert int(in_turn) <= num_tokens <= config.max_num_batched_tokens
+        num_ticks = 10 + num_tokens if num_tokens else 0
+        starts_at_s = max(float(rows[0]["scheduled_at_s"]), ended_at_s)
+        ends_at_s = starts_at_s + num_ticks * TICK_S
+        assert {(row["scheduled_at_s"], row["starts_at_s"], row["ends_at_s"]) for row in rows} == {
+            (rows[0]["scheduled_at_s"], starts_at_s, ends_at_s)
         }
-        assert rows[0]["starts_at_s"] >= ended_at_s
-        ended_at_s = rows[0]["ends_at_s"]
+        if not config.async_scheduling:
+            assert rows[0]["scheduled_at_s"] == starts_at_s
+        assert rows[0]["scheduled_at_s"] >= scheduled_at_s
+        scheduled_at_s, ended_at_s = rows[0]["scheduled_at_s"], ends_at_s
+        for name in [name for name, at_s in done_at_s.items() if at_s <= scheduled_at_s]:
+            del held[name], done_at_s[name]
         if len(served) < len(rows):
             assert all(row["kind"] in (PREEMPTED, RUNNING) for row in rows)  # nobody is admitted then
         if len(served) > 1 and config.long_prefill_token_threshold:
@@ -149,17 +165,18 @@ def check_steps(log, config, block_size, owed):
             held[name] = int(row["num_held_blocks"])
             if row["kind"] == PREEMPTED:
                 del held[name]
+                done_at_s.pop(name, None)
         assert len(held) <= config.max_num_seqs
         num_used = config.num_blocks - int(rows[0]["num_free_blocks"])
-        assert max(held.values()) <= num_used <= min(config.num_blocks, sum(held.values()))
+        assert max(held.values(), default=0) <= num_used <= min(config.num_blocks, sum(held.values()))
         if not config.prefix_caching:
             assert num_used == sum(held.values())
         for row in served:
             if row["num_scheduled_tokens"] + row["num_computed_before"] == owed[int(row["request_id"])]:
-                del held[int(row["request_id"])]
+                done_at_s[int(row["request_id"])] = ends_at_s
 
 
-def check_requests(log, submissions, block_size, owed, first_tokens, completions):
+def check_requests(log, submissions, configs, block_size, owed, first_tokens, completions):
     """Follow each request through the log: what it computed, when its tokens came, how often it lost all."""
     rows_of = defaultdict(list)
     for row in log:
@@ -193,6 +210,9 @@ def check_requests(log, submissions, block_size, owed, first_tokens, completions
             if num_computed == num_known:
                 num_known += 1
                 token_ends_at_s.append(row["ends_at_s"])
+        if num_computed is None:  # preempted while its last token was on its way
+            assert configs[index].async_scheduling
+            num_computed = num_known - 1
         assert num_computed == num_known - 1 == owed[name]
         num_preemptions = sum(row["kind"] == PREEMPTED for row in rows)
         if num_preemptions == 0:
@@ -206,5 +226,6 @@ def check_requests(log, submissions, block_size, owed, first_tokens, completions
         assert done.instance_index == first_at[name].instance_index == index
         assert first_at[name].at_s == done.first_token_at_s == token_ends_at_s[0]
         assert done.finished_at_s == token_ends_at_s[-1]
-        assert last_admitted.get(index, -1.0) <= rows[0]["starts_at_s"]  # first come, first served
+        if configs[index].policy == "fcfs":
+            assert last_admitted.get(index, -1.0) <= rows[0]["starts_at_s"]
         last_admitted[index] = rows[0]["starts_at_s"]

@@ -27,7 +27,9 @@ LOG_FIELDS = (
 
 
 def toy_instance(**options):
+    """Scheduling is synchronous unless asked otherwise: such timelines are the easier to compute by hand."""
     defaults = {"num_blocks": 64, "max_num_seqs": 8, "max_num_batched_tokens": 64, "max_model_len": 16}
+    defaults["async_scheduling"] = False
     return InstanceConfig(PROFILE, **{**defaults, **options})
 
 
