@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from agents import checkpoint
 from agents.policy import Learner
-from agents.rollout import play
+from agents.rollout import finish, policy_rng, replay
 from envs.routing import RoutingEnv
 
 CHECKPOINT = "learner.npz"
+
+Progress = Callable[[int, Mapping[str, float]], None]
 
 
 def learn_online(
@@ -22,40 +23,77 @@ def learn_online(
     seed: int,
     directory: Path,
     total_timesteps: int | None,
-    progress: Callable[[int, Mapping[str, float]], None],
+    checkpoint_every: int,
+    progress: Progress,
 ) -> None:
     """Route whole episodes until ``total_timesteps`` decisions are made (null: one episode).
 
-    A checkpoint is written after each episode, and every episode follows from ``seed`` and its number: a
-    run that was killed goes on from the last one and ends in the same bytes. ``progress`` is told the
-    number of decisions made, with the episode's figures at its end and nothing in between.
+    Every episode follows from ``seed`` and its number. A checkpoint, after each ``checkpoint_every``
+    decisions and each episode, holds the learner and the episode's decisions so far: a killed run replays
+    those, goes on from there and ends in the same bytes. ``progress`` is told the number of decisions made,
+    with the episode's figures at its end and nothing in between.
     """
-    path = directory / CHECKPOINT
-    num_episodes = num_decisions = 0
-    if path.exists():
-        saved = checkpoint.load(path)
-        num_episodes, num_decisions = saved["num_episodes"], saved["num_decisions"]
-        learner.load_state(saved["learner"])
-        progress(num_decisions, {})
-    env = make_env(0)
-    while num_episodes == 0 or num_decisions < (total_timesteps or 0):
-        episode_seed = int(np.random.SeedSequence((seed, num_episodes)).generate_state(1, np.uint32)[0])
-        rollout = play(env, learner, episode_seed, partial(_report, progress, num_decisions))
-        num_episodes += 1
-        num_decisions += len(rollout.ledger)
-        checkpoint.save(
-            path,
-            {"num_episodes": num_episodes, "num_decisions": num_decisions, "learner": learner.state()},
-        )
+    run = _Run(learner, make_env(0), seed, directory / CHECKPOINT, checkpoint_every, progress)
+    while run.num_episodes == 0 or run.num_decisions < (total_timesteps or 0):
+        run.play_episode()
+
+
+class _Run:
+    def __init__(
+        self, learner: Learner, env: RoutingEnv, seed: int, path: Path, every: int, progress: Progress
+    ) -> None:
+        self.learner, self.env, self.seed = learner, env, seed
+        self.path, self.every, self.progress = path, every, progress
+        self.num_episodes = self.num_decisions = 0  # those of whole episodes
+        self.instances: Sequence[int] = ()  # chosen in the episode that was under way
+        self.propensities: Sequence[float] = ()
+        if path.exists():
+            saved = checkpoint.load(path)
+            self.num_episodes, self.num_decisions = saved["num_episodes"], saved["num_decisions"]
+            self.instances = saved["instances"].tolist()
+            self.propensities = saved["propensities"].tolist()
+            learner.load_state(saved["learner"])
+            progress(self.num_decisions + len(self.instances), {})
+
+    def play_episode(self) -> None:
+        episode_seed = int(np.random.SeedSequence((self.seed, self.num_episodes)).generate_state(1)[0])
+        if not self.instances:  # else the learner's state is of within the episode
+            self.learner.reset(policy_rng(episode_seed))
+        begun = replay(self.env, episode_seed, self.instances, self.propensities)
+        rollout = finish(self.env, self.learner, begun, self._after_decision)
+        self.num_episodes += 1
+        self.num_decisions += len(rollout.ledger)
+        self._save((), ())
+        self.instances = self.propensities = ()
         figures = {"ttft_mean_s": float(rollout.ledger["ttft_s"].mean())}
-        progress(num_decisions, figures | {name: float(number) for name, number in rollout.counters.items()})
+        counters = {name: float(number) for name, number in rollout.counters.items()}
+        self.progress(self.num_decisions, figures | counters)
 
+    def _after_decision(self, instances: Sequence[int], propensities: Sequence[float]) -> None:
+        if len(instances) % self.every == 0:
+            self._save(instances, propensities)
+        self.progress(self.num_decisions + len(instances), {})
 
-def _report(progress: Callable[[int, Mapping[str, float]], None], before: int, number: int) -> None:
-    progress(before + number, {})
+    def _save(self, instances: Sequence[int], propensities: Sequence[float]) -> None:
+        state = {
+            "num_episodes": self.num_episodes,
+            "num_decisions": self.num_decisions,
+            "instances": np.array(instances, np.int64),
+            "propensities": np.array(propensities, np.float64),
+            "learner": self.learner.state(),
+        }
+        checkpoint.save(self.path, state)
 
 
 def load_learner(learner: Learner, directory: Path) -> Learner:
-    """Give a learner what it learned in a training run."""
-    learner.load_state(checkpoint.load(directory / CHECKPOINT)["learner"])
+    """Give a learner what it learned in a training run.
+
+    Raises ``FileNotFoundError`` or ``ValueError`` where nothing whole was trained there.
+    """
+    path = directory / CHECKPOINT
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist: train first, or give the directory of a training run"
+        )
+    learner.load_state(checkpoint.load(path)["learner"])
     return learner

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from threadpoolctl import threadpool_limits
 
 from envs.ownership import require_ours
@@ -43,4 +45,6 @@ def program(name: str) -> Iterator[None]:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         print(f"{name}: {error}", file=sys.stderr)
+        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # Hydra goes on with the sweep's other jobs, and fails at its end
         sys.exit(2)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 
 from agents.policy import Policy
 from envs.feedback import Feedback
+from envs.observation import Observation
 from envs.routing import RoutingEnv
 
 LEDGER_COLUMNS = (
@@ -42,9 +43,28 @@ class Rollout:
     counters: Mapping[str, int]
     """The policy's own: fallbacks, exploration."""
     decision_s: np.ndarray[Any, np.dtype[np.float64]]
-    """Time that each decision took on this machine, ``[num_requests]``."""
-    amounts: Mapping[str, float]
-    """Sum of each reward term over the episode, unweighted."""
+    """Time that each decision took on this machine, ``[num_requests]``; replayed ones are left out."""
+
+
+@dataclass
+class Begun:
+    """An episode under way."""
+
+    observation: Observation
+    done: bool = False
+    instances: list[int] = field(default_factory=list)
+    propensities: list[float] = field(default_factory=list)
+    outcomes: list[Feedback] = field(default_factory=list)
+
+    def step(self, env: RoutingEnv, instance: int, propensity: float) -> list[Feedback]:
+        """Route the current request; return what became known of earlier ones."""
+        env.declare_propensity(propensity)
+        self.observation, _, self.done, _, info = env.step(instance)
+        self.instances.append(instance)
+        self.propensities.append(propensity)
+        self.outcomes.extend(info["completions"])
+        known: list[Feedback] = info["completions"]
+        return known
 
 
 def policy_rng(seed: int) -> np.random.Generator:
@@ -52,31 +72,38 @@ def policy_rng(seed: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence((seed, 1)))
 
 
-def play(
-    env: RoutingEnv, policy: Policy, seed: int, on_decision: Callable[[int], None] | None = None
-) -> Rollout:
-    """Let ``policy`` route the stream of ``seed`` to its end.
+def replay(env: RoutingEnv, seed: int, instances: Sequence[int], propensities: Sequence[float]) -> Begun:
+    """Begin the episode of ``seed`` with decisions made before; none of them: at its start."""
+    begun = Begun(env.reset(seed=seed)[0])
+    for instance, propensity in zip(instances, propensities, strict=True):
+        begun.step(env, instance, propensity)
+    return begun
 
-    ``on_decision`` is called with the number of decisions made, after each.
+
+def finish(
+    env: RoutingEnv,
+    policy: Policy,
+    begun: Begun,
+    after_decision: Callable[[Sequence[int], Sequence[float]], None] | None = None,
+) -> Rollout:
+    """Let ``policy`` route the rest of an episode.
+
+    ``after_decision`` is called after each with the episode's instances and propensities so far.
     """
-    policy.reset(policy_rng(seed))
-    observation, _ = env.reset(seed=seed)
-    outcomes: list[Feedback] = []
     decision_s: list[float] = []
-    amounts: dict[str, float] = {}
-    done = False
-    while not done:
+    while not begun.done:
         began_s = perf_counter()
-        decision = policy.act(observation)
+        decision = policy.act(begun.observation)
         decision_s.append(perf_counter() - began_s)
-        env.declare_propensity(decision.propensity)
-        observation, _, done, _, info = env.step(decision.instance)
-        policy.observe(info["completions"])
-        outcomes.extend(info["completions"])
-        for name, amount in info["reward"].items():
-            amounts[name] = amounts.get(name, 0.0) + amount
-        if on_decision is not None:
-            on_decision(len(decision_s))
-    ledger = pd.DataFrame.from_records(outcomes, columns=list(Feedback._fields))
+        policy.observe(begun.step(env, decision.instance, decision.propensity))
+        if after_decision is not None:
+            after_decision(begun.instances, begun.propensities)
+    ledger = pd.DataFrame.from_records(begun.outcomes, columns=list(Feedback._fields))
     ledger = ledger.sort_values("decision_id", ignore_index=True)[list(LEDGER_COLUMNS)]
-    return Rollout(ledger, dict(policy.counters()), np.array(decision_s), amounts)
+    return Rollout(ledger, dict(policy.counters()), np.array(decision_s))
+
+
+def play(env: RoutingEnv, policy: Policy, seed: int) -> Rollout:
+    """Let ``policy`` route the stream of ``seed`` from its start to its end."""
+    policy.reset(policy_rng(seed))
+    return finish(env, policy, replay(env, seed, (), ()))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from agents.files import remove_parts, write
@@ -13,12 +14,12 @@ from agents.files import remove_parts, write
 CONFIG = "config.yaml"
 
 
-def claim(config: DictConfig, irrelevant: Iterable[str]) -> Path:
-    """Return ``config.directory``, made if need be and marked as this config's.
+def claim(config: DictConfig, compared: Iterable[str]) -> Path:
+    """Return ``config.directory``, made if need be and marked as this config's in ``config.yaml``.
 
     Args:
         config: A program's whole config.
-        irrelevant: Top-level keys that do not touch the result, such as how many processes work on it.
+        compared: Top-level keys that must be as they were where the directory already holds a run.
 
     Raises:
         ValueError: where the directory holds a run of another config; names the first key that differs.
@@ -26,20 +27,23 @@ def claim(config: DictConfig, irrelevant: Iterable[str]) -> Path:
     directory = Path(config.directory)
     wanted = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(wanted, dict)
-    for key in ("directory", *irrelevant):
-        wanted.pop(key, None)
+    del wanted["directory"]
     remove_parts(directory)
     path = directory / CONFIG
-    if not path.exists():
-        write(path, lambda temporary: OmegaConf.save(OmegaConf.create(wanted), temporary))
-        return directory
-    held = OmegaConf.to_container(OmegaConf.load(path))
-    difference = _first_difference(held, wanted, "")
-    if difference:
-        raise ValueError(
-            f"{directory} holds a run of another config ({difference}):"
-            " give this one another name=, or delete that directory"
-        )
+    if path.exists():
+        try:
+            held = OmegaConf.to_container(OmegaConf.load(path))
+        except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not a config ({error}); delete {directory} to run anew") from error
+        for key in compared:
+            there = held.get(key) if isinstance(held, dict) else None
+            difference = _first_difference(there, wanted[key], f"{key}.")
+            if difference:
+                raise ValueError(
+                    f"{directory} holds a run of another config ({difference}):"
+                    " give this one another name=, or delete that directory"
+                )
+    write(path, lambda temporary: OmegaConf.save(OmegaConf.create(wanted), temporary))
     return directory
 
 

@@ -8,6 +8,8 @@ import pandas as pd
 
 from agents.comparison import CONFIDENCE, NUM_RESAMPLES, mean_over_seeds, relative_difference
 
+NOTABLE_OVERLAP = 0.05
+"""Share of requests that two streams may have in common without a word."""
 COMPARED = ("ttft_mean_s", "ttft_p50_s", "ttft_p90_s", "ttft_p99_s", "tpot_mean_s", "e2e_mean_s")
 
 
@@ -54,8 +56,8 @@ def markdown_table(summary: dict[str, Any], timing: pd.DataFrame) -> str:
     """The summary for people, one line per policy, the best first.
 
     Args:
-        summary: What ``summarise`` returned, with ``workload_notes``, ``warmup_s`` and ``counters`` (policy
-            -> counter -> number) beside it.
+        summary: What ``summarise`` returned, with ``workload_notes``, ``warmup_s``, ``greatest_overlap``
+            and ``counters`` (policy -> counter -> number) beside it.
         timing: Columns ``policy, decision_us_mean``.
     """
     reference = summary["reference"]
@@ -106,6 +108,13 @@ def markdown_table(summary: dict[str, Any], timing: pd.DataFrame) -> str:
         f"Requests: {'; '.join(summary['workload_notes'])}.",
         f"Those that arrived in the first {summary['warmup_s']:g} s are routed and not counted.",
     ]
+    overlap = summary["greatest_overlap"]
+    if overlap and overlap["frac_shared"] > NOTABLE_OVERLAP:
+        notes.append(
+            f"The streams of seeds {overlap['seeds'][0]} and {overlap['seeds'][1]} share"
+            f" {overlap['frac_shared']:.0%} of their requests, no two more: the intervals say little of other"
+            " traces."
+        )
     for name in summary["policies"]:
         fallbacks = {
             counter: number

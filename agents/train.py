@@ -17,6 +17,7 @@ import hydra
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from agents.build_env import build_env
 from agents.config import register
 from agents.files import read_json, write_json
 from agents.online import learn_online
@@ -25,23 +26,21 @@ from agents.policy import Learner, Trainable
 from agents.program import program
 from agents.run_directory import claim
 from conf.build import ConfigError, build
-from envs.routing import RoutingEnv
 
 PROGRESS = "progress.json"
+RELEVANT = (
+    "seed",
+    "total_timesteps",
+    "checkpoint_every",
+    "env",
+    "cluster",
+    "workload",
+    "reward",
+    "agent",
+)
+"""Keys of the config that a run's result depends on."""
 
 register()
-
-
-def make_env(config: DictConfig) -> RoutingEnv:
-    """The environment that the groups ``env``, ``cluster``, ``workload`` and ``reward`` describe."""
-    env: RoutingEnv = build(
-        config.env,
-        "env",
-        cluster=build(config.cluster, "cluster"),
-        workload=build(config.workload, "workload"),
-        reward=build(config.reward, "reward"),
-    )
-    return env
 
 
 class Curve:
@@ -71,20 +70,31 @@ class Curve:
         self._bar.close()
 
 
+def _check(config: DictConfig) -> None:
+    """Refuse what would only fail after a while."""
+    if config.seed < 0:
+        raise ConfigError(f"seed: {config.seed} is negative; give a whole number from 0")
+    if config.total_timesteps is not None and config.total_timesteps < 1:
+        raise ConfigError(f"total_timesteps: {config.total_timesteps} must be at least 1, or null")
+    if config.checkpoint_every < 1:
+        raise ConfigError(f"checkpoint_every: {config.checkpoint_every} must be at least 1")
+
+
 def train(config: DictConfig) -> Path:
     """Train as configured; return the run's directory."""
+    _check(config)
     agent = build(config.agent, "agent")
     if not isinstance(agent, Trainable | Learner):
         raise ConfigError(f"agent: {config.agent._target_} has nothing to learn; evaluate it as it is")
-    make_env(config)  # a bad cluster or workload is told before anything is written
-    directory = claim(config, irrelevant=("logger", "name"))
+    build_env(config)  # a bad cluster or workload is told before anything is written
+    directory = claim(config, RELEVANT)
     logger = build(config.logger, "logger", run_name=config.name, directory=directory)
     total = config.total_timesteps or getattr(agent, "total_timesteps", None)
     curve = Curve(directory / PROGRESS, logger, total)
     try:
         if isinstance(agent, Trainable):
             agent.learn(
-                lambda rank: make_env(config),
+                lambda rank: build_env(config),
                 config.seed,
                 directory,
                 config.total_timesteps,
@@ -93,7 +103,13 @@ def train(config: DictConfig) -> Path:
             )
         else:
             learn_online(
-                agent, lambda rank: make_env(config), config.seed, directory, config.total_timesteps, curve
+                agent,
+                lambda rank: build_env(config),
+                config.seed,
+                directory,
+                config.total_timesteps,
+                config.checkpoint_every,
+                curve,
             )
     finally:
         curve.close()

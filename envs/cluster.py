@@ -57,6 +57,14 @@ class Request:
     priority: int = 0
     """Lower is served first, by instances whose policy is ``priority``; others do not look at it."""
 
+    def __post_init__(self) -> None:
+        """Refuse what no engine can serve."""
+        if self.num_prompt_tokens < 1 or self.num_output_tokens < 1:
+            raise ValueError(
+                f"request {self.request_id} has {self.num_prompt_tokens} prompt and"
+                f" {self.num_output_tokens} output tokens; both must be at least 1"
+            )
+
 
 class FirstToken(NamedTuple):
     """A request's first token left its instance."""

@@ -159,11 +159,11 @@ class PrefixIndex:
     ) -> None:
         if tokens_per_key < block_size or tokens_per_key % block_size:
             raise ValueError(
-                f"tokens_per_key is {tokens_per_key}, it must be a multiple of the block size {block_size}"
+                f"prefix_tokens_per_key is {tokens_per_key}, it must be a multiple of block_size {block_size}"
             )
         if capacity < 1 or not max_age_s > 0:
             raise ValueError(
-                f"capacity ({capacity}) must be at least 1 and max_age_s ({max_age_s}) more than 0"
+                f"prefix_capacity ({capacity}) must be at least 1 and prefix_max_age_s ({max_age_s}) above 0"
             )
         self.tokens_per_key = tokens_per_key
         self.max_age_s = max_age_s

@@ -103,7 +103,7 @@ class RouterView:
     Args:
         traits: The instances, in index order.
         max_instances: Rows of the observation; those beyond the instances are 0 and masked.
-        index: The router's own prefix index; made for these instances if not given.
+        index: The router's own prefix index, of so many instances.
         half_life_s: Of the features that speak of late: recent TTFT and throughput, arrivals, tenants.
     """
 
@@ -111,7 +111,7 @@ class RouterView:
         self,
         traits: Sequence[InstanceTraits],
         max_instances: int,
-        index: PrefixIndex | None = None,
+        index: PrefixIndex,
         half_life_s: float = 30.0,
     ) -> None:
         if len(traits) > max_instances:
@@ -123,7 +123,7 @@ class RouterView:
         if not half_life_s > 0:
             raise ValueError(f"half_life_s is {half_life_s}, it must be more than 0")
         self.max_instances = max_instances
-        self.index = index or PrefixIndex(len(traits), traits[0].block_size)
+        self.index = index
         self.half_life_s = half_life_s
         num = len(traits)
         self._block_size = traits[0].block_size

@@ -14,6 +14,7 @@ that of the last step also what was still in flight.
 
 from __future__ import annotations
 
+from math import isnan
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -25,6 +26,7 @@ from envs.cluster import Cluster, Completion, Events, Request
 from envs.emulator.fleet import cluster as emulated_cluster
 from envs.feedback import Feedback
 from envs.observation import Observation, observation_space
+from envs.prefix_index import PrefixIndex
 from envs.render import to_ansi, to_rgb_array
 from envs.router_view import RouterView
 from envs.workload import generator
@@ -63,6 +65,9 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
         reward: What is good, by default minus the TTFT.
         max_instances: Rows of the observation and number of actions; null means the cluster's.
         prefix_hits: ``estimated`` by the router's own index, or ``exact`` from the caches themselves.
+        prefix_tokens_per_key: Granularity of that index, a multiple of the block size; llm-d's.
+        prefix_capacity: Keys that it remembers per instance; llm-d's.
+        prefix_max_age_s: A prefix not sent again for so long is taken to be evicted; null: never.
         half_life_s: Of the features that speak of late.
         render_mode: ``ansi`` (text) or ``rgb_array`` (a picture of queues, KV use and hits).
     """
@@ -76,6 +81,9 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
         reward: WeightedSum | None = None,
         max_instances: int | None = None,
         prefix_hits: str = "estimated",
+        prefix_tokens_per_key: int = 64,
+        prefix_capacity: int = 31_250,
+        prefix_max_age_s: float | None = None,
         half_life_s: float = 30.0,
         render_mode: str | None = None,
     ) -> None:
@@ -91,12 +99,26 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
         )
         self.reward = reward if reward is not None else WeightedSum({"ttft": Weighted(Ttft())})
         max_instances = max_instances if max_instances is not None else len(self.cluster.traits)
-        self.view = RouterView(self.cluster.traits, max_instances, half_life_s=half_life_s)
+        traits = self.cluster.traits
+        if self.workload.block_size != traits[0].block_size:
+            raise ValueError(
+                f"the workload's block_size is {self.workload.block_size} and the cluster's"
+                f" {traits[0].block_size}: block hashes would stand for other tokens; set both alike"
+            )
+        index = PrefixIndex(
+            len(traits),
+            traits[0].block_size,
+            prefix_tokens_per_key,
+            prefix_capacity,
+            float("inf") if prefix_max_age_s is None else prefix_max_age_s,
+        )
+        self.view = RouterView(traits, max_instances, index, half_life_s)
         self.exact_prefix_hits = prefix_hits == "exact"
         self.render_mode = render_mode
         self.observation_space = observation_space(max_instances)  # type: ignore[assignment]
         self.action_space = spaces.Discrete(max_instances)
         self._request: Request | None = None
+        self._observation: Observation | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -110,10 +132,11 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
         self._decisions = 0
         self._propensity = float("nan")
         self._num_waiting = 0
+        self._request = None
         self._to_next_arrival()
         if self._request is None:
             raise ValueError("the workload has no request: give it at least one")
-        return self._observation, {"completions": [], "time_s": self.cluster.now_s}
+        return self._look(), {"completions": [], "time_s": self.cluster.now_s}
 
     def declare_propensity(self, propensity: float) -> None:
         """Say with what probability the next ``step``'s instance was chosen, for its feedback."""
@@ -121,7 +144,7 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which instances the current request may go to, as MaskablePPO asks."""
-        return self._observation["mask"].astype(np.bool_)
+        return self._look()["mask"].astype(np.bool_)
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Send the current request to an instance and let time pass until the next one arrives.
@@ -132,8 +155,8 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
         request = self._request
         if request is None:
             raise gymnasium.error.ResetNeeded("the episode is over: call reset")
-        instance = int(action)
-        if not 0 <= instance < len(self._observation["mask"]) or not self._observation["mask"][instance]:
+        instance, mask = int(action), self._look()["mask"]
+        if not 0 <= instance < len(mask) or not mask[instance]:
             raise MaskedActionError(
                 f"instance {instance} is masked for request {request.request_id}"
                 f" ({request.num_prompt_tokens} prompt tokens): choose one whose mask is 1"
@@ -151,9 +174,10 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
         feedback = [self._feedback(completion) for completion in events.completions]
         interval = _interval(events, num_waiting, num_in_flight, now_s, self.cluster.now_s)
         self._num_waiting -= len(events.first_tokens)
+        self._num_waiting -= sum([isnan(completion.first_token_at_s) for completion in events.completions])
         reward, amounts = self.reward(interval)
         info = {"completions": feedback, "reward": amounts, "time_s": self.cluster.now_s}
-        return self._observation, reward, self._request is None, False, info
+        return self._look(), reward, self._request is None, False, info
 
     def render(self) -> str | NDArray[np.uint8] | None:
         """Show each instance's queue, KV use and prefix hits as of now, as text or as a picture."""
@@ -161,11 +185,16 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
             gymnasium.logger.warn("render was called without a render_mode: give ansi or rgb_array to make()")
             return None
         draw = to_ansi if self.render_mode == "ansi" else to_rgb_array
-        return draw(self.cluster.traits, self._observation, self.cluster.now_s)
+        return draw(self.cluster.traits, self._look(), self.cluster.now_s)
+
+    def _look(self) -> Observation:
+        if self._observation is None:
+            raise gymnasium.error.ResetNeeded("there is no request yet: call reset")
+        return self._observation
 
     def _to_next_arrival(self) -> Events:
         """Let time pass until the next request arrives, or until nothing is left, and look at it."""
-        cluster, workload, view = self.cluster, self.workload, self.view
+        cluster, workload = self.cluster, self.workload
         events = Events([], [])
         while not workload.exhausted:
             next_at_s = workload.next_arrival_at_s()
@@ -174,20 +203,25 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
                 break
         else:
             self._take(cluster.drain(), events)
+            if self._request is not None:  # the last observation shows the drained fleet
+                self._observe(self._request)
             self._request = None
             return events
-        now_s = cluster.now_s
         request = self._request = workload.pop()
-        view.scraped(cluster.snapshot(), now_s)
-        exact_hit_tokens = cluster.num_exact_hit_tokens(request) if self.exact_prefix_hits else None
-        self._observation = view.look(request, now_s, exact_hit_tokens)
-        if not self._observation["mask"].any():
+        if not self._observe(request)["mask"].any():
             raise NoInstanceError(
                 f"request {request.request_id} ({request.num_prompt_tokens} prompt tokens) can go to no"
                 " instance: none is healthy and has a max_model_len above that; set the workload's"
                 " max_model_len to drop such requests, or raise the cluster's"
             )
         return events
+
+    def _observe(self, request: Request) -> Observation:
+        now_s = self.cluster.now_s
+        self.view.scraped(self.cluster.snapshot(), now_s)
+        exact_hit_tokens = self.cluster.num_exact_hit_tokens(request) if self.exact_prefix_hits else None
+        self._observation = self.view.look(request, now_s, exact_hit_tokens)
+        return self._observation
 
     def _take(self, passed: Events, events: Events) -> None:
         """Let router and workload learn what passed, and add it to ``events``."""
@@ -228,14 +262,15 @@ def _interval(
     waiting_request_s = num_waiting * duration_s - sum([ends_at_s - token.at_s for token in first_tokens])
     if not completions:
         return Interval(duration_s, waiting_request_s, num_in_flight * duration_s)
+    served = [completion for completion in completions if not completion.failure]
     return Interval(
         duration_s=duration_s,
         waiting_request_s=waiting_request_s,
         in_flight_request_s=num_in_flight * duration_s
-        - sum([ends_at_s - completion.finished_at_s for completion in completions]),
-        ttft_s=np.array([completion.ttft_s for completion in completions]),
-        tpot_s=np.array([completion.tpot_s for completion in completions]),
-        e2e_s=np.array([completion.e2e_s for completion in completions]),
+        - sum([ends_at_s - completion.finished_at_s for completion in served]),
+        ttft_s=np.array([completion.ttft_s for completion in served]),
+        tpot_s=np.array([completion.tpot_s for completion in served]),
+        e2e_s=np.array([completion.e2e_s for completion in served]),
         slo_met=np.array([completion.slo_met for completion in completions], np.bool_),
         num_output_tokens=np.array([completion.num_output_tokens for completion in completions], np.int64),
     )

@@ -14,7 +14,8 @@ class Interval(NamedTuple):
     """The time from one decision to the next (or, after the last one, until nothing is in flight).
 
     The integrals are exact: a request counts from the instant it arrived to that of its event, also where
-    those fall within the interval. The arrays hold one entry for each request whose event fell in it.
+    those fall within the interval. A request that failed counts to the end of the interval in which that was
+    learned.
     """
 
     duration_s: float = 0.0
@@ -23,12 +24,12 @@ class Interval(NamedTuple):
     in_flight_request_s: float = 0.0
     """Integral of the number of requests not yet completed. Sums to the sum of all E2E latencies."""
     ttft_s: NDArray[np.float64] = _NOTHING
-    """TTFT of the requests that completed, ``[num_completed]``."""
+    """TTFT of the requests that were served to their end, ``[num_served]``."""
     tpot_s: NDArray[np.float64] = _NOTHING
-    """Mean time per output token after the first, ``[num_completed]``."""
+    """Mean time per output token after the first, ``[num_served]``."""
     e2e_s: NDArray[np.float64] = _NOTHING
-    """End-to-end latency, ``[num_completed]``."""
+    """End-to-end latency, ``[num_served]``."""
     slo_met: NDArray[np.bool_] = np.empty(0, np.bool_)
-    """Whether TTFT and TPOT kept the request's objective, ``[num_completed]``."""
+    """Whether TTFT and TPOT kept the request's objective, ``[num_ended]``; False for those that failed."""
     num_output_tokens: NDArray[np.int64] = np.empty(0, np.int64)
-    """Tokens of the answer, ``[num_completed]``."""
+    """Tokens of the answer, ``[num_ended]``."""

@@ -139,10 +139,7 @@ def test_same_seed_same_bytes_of_train_and_evaluate(agent, tmp_path):
         link.symlink_to(directory)
         config.trained = {"learned": str(link)}
         evaluate(config)
-        written.append(
-            files(directory)
-            | files(tmp_path / f"evaluated-{number}", "timing.json", "table.md", "cells/*.json")
-        )
+        written.append(files(directory) | files(tmp_path / f"evaluated-{number}", "table.md", "cells/*.json"))
     assert written[0].keys() == written[1].keys()
     assert [name for name in written[0] if written[0][name] != written[1][name]] == []
     assert {"results.parquet", "summary.json", "ttft_cdf.png", "ttft_over_time.png"} <= written[0].keys()
@@ -177,28 +174,30 @@ def test_workers_do_not_change_results(tmp_path):
     policies = ["+agent@policies.a=random", "+agent@policies.b=power_of_two", "reference=a"]
     for workers in (1, 2):
         evaluate(tiny_evaluation(tmp_path / str(workers), *policies, f"num_workers={workers}"))
-    volatile = ("timing.json", "table.md", "cells/*.json")
+    volatile = ("table.md", "cells/*.json", "config.yaml")
     assert files(tmp_path / "1", *volatile) == files(tmp_path / "2", *volatile)
 
 
-def test_seeds_that_bring_the_same_requests_are_told(tmp_path):
+def test_streams_that_share_requests_are_told(tmp_path, capsys):
     policies = ["+agent@policies.a=random", "reference=a"]
-    assert evaluate(tiny_evaluation(tmp_path / "random", *policies))["warnings"] == []
-    warnings = evaluate(tiny_evaluation(tmp_path / "first", *policies, "workload.start=first"))["warnings"]
-    assert len(warnings) == 1
-    assert "seeds 0 and 1 brought the same requests" in warnings[0]
+    evaluate(tiny_evaluation(tmp_path / "first", *policies, "workload.start=first"))
+    assert "The streams of seeds 0 and 1 share 100% of their requests" in capsys.readouterr().out
+    overlap = evaluate(tiny_evaluation(tmp_path / "random", *policies))["greatest_overlap"]
+    ledgers = [pd.read_parquet(tmp_path / "random" / "cells" / f"a-{seed}.parquet") for seed in (0, 1)]
+    shared = set(ledgers[0].num_prompt_tokens) & set(ledgers[1].num_prompt_tokens)
+    assert overlap["frac_shared"] <= len(shared) / 39
 
 
 def test_evaluation_goes_on_after_the_cells_that_are_there(tmp_path):
     config = tiny_evaluation(tmp_path, "+agent@policies.a=random", "reference=a")
     evaluate(config)
-    before = files(tmp_path, "timing.json", "table.md")
+    before = files(tmp_path, "table.md")
     first, second = sorted((tmp_path / "cells").glob("*.parquet"))
     second.unlink()
     kept = first.stat().st_mtime_ns
     evaluate(config)
     assert first.stat().st_mtime_ns == kept
-    after = files(tmp_path, "timing.json", "table.md")
+    after = files(tmp_path, "table.md")
     assert {name: data for name, data in before.items() if "cells" not in name} == {
         name: data for name, data in after.items() if "cells" not in name
     }
@@ -212,17 +211,58 @@ def test_unfinished_files_of_killed_processes_are_removed(tmp_path):
     assert not left.exists()
 
 
-def test_directory_of_another_config_is_refused(tmp_path):
-    evaluate(tiny_evaluation(tmp_path, "+agent@policies.a=random", "reference=a"))
+def test_directory_of_another_world_is_refused(tmp_path):
+    policies = ["+agent@policies.a=random", "reference=a"]
+    evaluate(tiny_evaluation(tmp_path, *policies))
     with pytest.raises(
-        ValueError, match=r"holds a run of another config \(warmup_s is 0.1 there and 0.2 here"
+        ValueError, match=r"holds a run of another config \(workload.rate_per_s is 20 there and 21"
     ):
-        evaluate(tiny_evaluation(tmp_path, "+agent@policies.a=random", "reference=a", "warmup_s=0.2"))
+        evaluate(tiny_evaluation(tmp_path, *policies, "workload.rate_per_s=21"))
+    (tmp_path / "config.yaml").write_text("{")
+    with pytest.raises(ValueError, match=r"(?s)config.yaml: not a config .* delete"):
+        evaluate(tiny_evaluation(tmp_path, *policies))
 
 
+def test_policies_and_seeds_may_be_added(tmp_path):
+    evaluate(tiny_evaluation(tmp_path, "+agent@policies.a=random", "reference=a"))
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").glob("*.parquet")}
+    more = ["+agent@policies.a=random", "+agent@policies.b=round_robin", "reference=b", "warmup_s=0.2"]
+    summary = evaluate(tiny_evaluation(tmp_path, *more, "seeds=[0,1,2]"))
+    assert summary["seeds"] == [0, 1, 2]
+    assert set(summary["policies"]) == {"a", "b"}
+    assert all(path.stat().st_mtime_ns == at for path, at in made.items())
+
+
+def test_a_policy_trained_anew_is_routed_anew(tmp_path, capsys):
+    for alpha in (0.3, 3.0):
+        trained = tmp_path / "trained"
+        for path in trained.glob("*"):
+            path.unlink()
+        train(configured("train", trained, *TINY, "agent=linucb", f"agent.alpha={alpha}"))
+        config = tiny_evaluation(
+            tmp_path / "run", "+agent@policies.a=linucb", f"+trained.a={trained}", "reference=a"
+        )
+        evaluate(config)
+    output = capsys.readouterr().out
+    assert "a, seed 0: made of something else before; made anew" in output
+    evaluate(config)
+    assert "made anew" not in capsys.readouterr().out
+
+
+def test_damaged_cell_is_named(tmp_path):
+    config = tiny_evaluation(tmp_path, "+agent@policies.a=random", "reference=a")
+    evaluate(config)
+    path = tmp_path / "cells" / "a-0.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"a-0.parquet: not a whole cell .* delete it"):
+        evaluate(config)
+
+
+@pytest.mark.parametrize("every", [15, 1000])
 @pytest.mark.parametrize("agent", ["lodestar", "linucb"])
-def test_bandit_killed_between_episodes_ends_the_same(agent, tmp_path):
+def test_bandit_killed_within_or_between_episodes_ends_the_same(agent, every, tmp_path):
     overrides = [*TINY, f"agent={agent}", *TINY_TRAIN.get(agent, []), "total_timesteps=120"]
+    overrides.append(f"checkpoint_every={every}")
     train(configured("train", tmp_path / "whole", *overrides))
 
     class KilledError(Exception):
@@ -235,13 +275,14 @@ def test_bandit_killed_between_episodes_ends_the_same(agent, tmp_path):
     def save_then_die(path, state):
         original(path, state)
         saved.append(path)
-        if len(saved) == 2:
+        if len(saved) in (2, 3):
             raise KilledError
 
     agents.online.checkpoint.save = save_then_die
     try:
-        with pytest.raises(KilledError):
-            train(configured("train", tmp_path / "killed", *overrides))
+        for _ in range(2):
+            with pytest.raises(KilledError):
+                train(configured("train", tmp_path / "killed", *overrides))
     finally:
         agents.online.checkpoint.save = original
     train(configured("train", tmp_path / "killed", *overrides))
@@ -269,6 +310,9 @@ def test_damaged_checkpoint_is_named(tmp_path):
         (["env.max_instances=1"], r"env: the cluster has 2 instances and max_instances is 1"),
         (["sed=3"], r"Could not override 'sed'"),
         (["seed=first"], r"Error merging override seed=first"),
+        (["seed=-1"], r"seed: -1 is negative"),
+        (["total_timesteps=0"], r"total_timesteps: 0 must be at least 1"),
+        (["checkpoint_every=0"], r"checkpoint_every: 0 must be at least 1"),
         (["agent=round_robin"], r"agents.heuristics.round_robin.RoundRobin has nothing to learn"),
         (["workload=mooncake"], r"ROUTEGYM_TRACES"),
     ],
@@ -292,6 +336,7 @@ def test_bad_config_is_named(overrides, message, tmp_path, monkeypatch):
         (["+trained.a=nowhere"], r"trained.a: a learns nothing"),
         (["+agent@policies.ppo=maskable_ppo"], r"policies.ppo: it must be trained before"),
         (["+agent@policies.ppo=maskable_ppo", "+trained.ppo=nowhere"], r"nowhere.*train"),
+        (["+agent@policies.b=linucb", "+trained.b=nowhere"], r"nowhere.* does not exist: train first"),
         (["warmup_s=1e6"], r"warmup_s is 1000000.0, but the last request arrives at"),
     ],
 )
@@ -352,6 +397,15 @@ def test_ctrl_c_in_evaluation_leaves_whole_cells(num_workers, tmp_path):
     evaluate(configured("evaluate", stopped, *overrides))
     assert len(list(stopped.glob("cells/*.parquet"))) == 8
     assert not [path for path in stopped.rglob("*") if path.name.startswith(".")]
+
+
+def test_sweep_goes_on_after_a_bad_job(tmp_path):
+    overrides = [*TINY, "agent=linucb,random,thompson", f"hydra.sweep.dir={tmp_path}"]
+    process = start("agents.train", "-m", *overrides)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "routegym-train: agent: agents.heuristics.random.Random has nothing to learn" in errors
+    assert len(list(tmp_path.glob("*/learner.npz"))) == 2
 
 
 def test_error_is_one_line_and_status_2(tmp_path):

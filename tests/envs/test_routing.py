@@ -8,7 +8,7 @@ from gymnasium.utils.env_checker import check_env
 
 import envs  # noqa: F401 (registers the environment)
 from envs import observation as columns
-from envs.cluster import Request
+from envs.cluster import Events, Request
 from envs.emulator.fleet import cluster
 from envs.observation import INSTANCE_FEATURES, REQUEST_FEATURES
 from envs.routing import MaskedActionError, NoInstanceError, RoutingEnv
@@ -29,6 +29,7 @@ class Requests:
     """An open-loop workload of given requests."""
 
     closed_loop = False
+    block_size = 16
     notes = ()
 
     def __init__(self, requests):
@@ -218,9 +219,94 @@ def test_request_that_fits_nowhere_is_named():
         env.reset(seed=0)
 
 
-def test_zero_token_prompt_and_empty_workload_are_named():
+def test_empty_workload_is_named():
     with pytest.raises(ValueError, match="the workload has no request"):
         small(workload=Requests([])).reset(seed=0)
+
+
+def test_zero_token_prompt_is_refused_where_it_is_made():
+    with pytest.raises(
+        ValueError, match="request 3 has 0 prompt and 5 output tokens; both must be at least 1"
+    ):
+        Request(3, 0.0, 0, 5)
+    with pytest.raises(ValueError, match="request 3 has 5 prompt and 0 output tokens"):
+        Request(3, 0.0, 5, 0)
+
+
+def test_block_sizes_must_agree():
+    with pytest.raises(ValueError, match="the workload's block_size is 32 and the cluster's 16"):
+        small(workload=generator.workload(num_generated=10, block_size=32))
+
+
+def test_before_reset_and_after_the_end():
+    env = small(workload=Requests([Request(0, 0.0, 100, 10)]), render_mode="ansi")
+    for early in (env.action_masks, env.render, lambda: env.step(0)):
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            early()
+    env.reset(seed=0)
+    observation, _, done, _, _ = env.step(0)
+    assert done
+    assert observation["instances"][0, columns.NUM_IN_FLIGHT] == 0
+    assert " 0 " in env.render()
+
+
+class Failing:
+    """A cluster whose first request fails before its first token, and the second after it."""
+
+    def __init__(self, cluster):
+        self.inner = cluster
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def _failed(self, events):
+        completions = []
+        for completion in events.completions:
+            if completion.request_id == 0:
+                completion = completion._replace(
+                    first_token_at_s=np.nan, finished_at_s=np.nan, num_output_tokens=0, failure="lost"
+                )
+            if completion.request_id == 1:
+                completion = completion._replace(finished_at_s=np.nan, num_output_tokens=0, failure="cut")
+            completions.append(completion)
+        return Events([token for token in events.first_tokens if token.request_id != 0], completions)
+
+    def advance_to(self, time_s, stop_at_completion=False):
+        return self._failed(self.inner.advance_to(time_s, stop_at_completion))
+
+    def drain(self):
+        return self._failed(self.inner.drain())
+
+
+def test_failed_requests_count_as_misses_and_leave_no_trace():
+    terms = {
+        "ttft": Ttft(),
+        "e2e": E2e(),
+        "tpot": Tpot(),
+        "slo_miss": SloMiss(),
+        "late": Ttft("at_completion"),
+    }
+    requests = [Request(index, 0.5 * index, 512, 20) for index in range(4)]
+    env = small(terms, Requests(requests))
+    env.cluster = Failing(env.cluster)
+    env.reset(seed=0)
+    done, sums, feedback = False, dict.fromkeys(terms, 0.0), []
+    while not done:
+        observation, reward, done, _, info = env.step(0)
+        assert np.isfinite(reward)
+        feedback += info["completions"]
+        for name, amount in info["reward"].items():
+            sums[name] += amount
+    assert [outcome.failure for outcome in feedback] == ["lost", "cut", "", ""]
+    served = [outcome for outcome in feedback if not outcome.failure]
+    # The lost one counts as waiting to the end of the interval in which that was learned: 0.5 s here.
+    assert sums["ttft"] == pytest.approx(-sum(outcome.ttft_s for outcome in feedback[1:]) - 0.5)
+    assert sums["e2e"] == pytest.approx(-sum(outcome.e2e_s for outcome in served) - 0.5 - 0.5)
+    assert sums["late"] == pytest.approx(-sum(outcome.ttft_s for outcome in served))
+    assert sums["slo_miss"] == -2
+    assert not observation["instances"][
+        0, columns.NUM_IN_FLIGHT : columns.NUM_IN_FLIGHT_DECODE_TOKENS + 1
+    ].any()
 
 
 @pytest.mark.parametrize(
@@ -230,6 +316,9 @@ def test_zero_token_prompt_and_empty_workload_are_named():
         ({"prefix_hits": "guessed"}, "prefix_hits is 'guessed'"),
         ({"render_mode": "human"}, "render_mode is 'human'"),
         ({"half_life_s": 0.0}, "half_life_s is 0.0"),
+        ({"prefix_tokens_per_key": 40}, "prefix_tokens_per_key is 40"),
+        ({"prefix_capacity": 0}, r"prefix_capacity \(0\)"),
+        ({"prefix_max_age_s": 0.0}, r"prefix_max_age_s \(0.0\)"),
     ],
 )
 def test_bad_options_are_named(options, message):

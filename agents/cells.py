@@ -1,0 +1,172 @@
+"""The cells of an evaluation: one policy on the stream of one seed, each in files of its own.
+
+``cells/<policy>-<seed>.parquet`` holds what became of every request (``agents.rollout.LEDGER_COLUMNS``), the
+JSON beside it the rest, with a key that says what the cell was made of: policy, training, world, seed. A cell
+whose key still fits is not made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from agents.build_env import build_env
+from agents.files import read_json, write_json, write_parquet
+from agents.online import load_learner
+from agents.policy import Learner, Policy, Trainable
+from agents.program import use_one_thread
+from agents.rollout import play
+from conf.build import ConfigError, build
+
+
+class Cell(NamedTuple):
+    """One policy on the stream of one seed."""
+
+    policy: str
+    seed: int
+
+    def path(self, directory: Path) -> Path:
+        """Its ledger's file."""
+        return directory / "cells" / f"{self.policy}-{self.seed}.parquet"
+
+
+def build_policy(config: DictConfig, name: str) -> Policy:
+    """The policy of this name, with what it learned in its training run if it had one."""
+    agent = build(config.policies[name], f"policies.{name}")
+    trained = config.trained.get(name)
+    if isinstance(agent, Trainable):
+        if trained is None:
+            raise ConfigError(
+                f"policies.{name}: it must be trained before; train it and give"
+                f" +trained.{name}=<directory of the training run>"
+            )
+        return agent.policy(Path(trained))
+    if trained is None:
+        policy: Policy = agent
+        return policy
+    if not isinstance(agent, Learner):
+        raise ConfigError(f"trained.{name}: {name} learns nothing; leave it out")
+    return load_learner(agent, Path(trained))
+
+
+def read(directory: Path, cell: Cell) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A cell's ledger and what lies beside it."""
+    path = cell.path(directory)
+    try:
+        return pd.read_parquet(path), read_json(path.with_suffix(".json"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: not a whole cell ({error}); delete it to have it made anew") from error
+
+
+def run(config: DictConfig, directory: Path) -> list[Cell]:
+    """Make the cells of all policies and seeds that are not there; return all."""
+    keys = _keys(config)
+    missing = []
+    for cell, key in keys.items():
+        held = _held_key(cell.path(directory))
+        if held != key:
+            missing.append(cell)
+        if held not in ("", key):
+            print(f"{cell.policy}, seed {cell.seed}: made of something else before; made anew")
+    arguments = [
+        (OmegaConf.to_container(config, resolve=True), directory, cell, keys[cell]) for cell in missing
+    ]
+    with tqdm(total=len(missing), unit=" streams", disable=None) as bar:
+        if config.num_workers == 1 or len(missing) < 2:
+            for argument in arguments:
+                _make(*argument)
+                bar.update()
+        else:
+            _make_in_processes(arguments, config.num_workers, bar)
+    return list(keys)
+
+
+def _keys(config: DictConfig) -> dict[Cell, str]:
+    world = {
+        name: OmegaConf.to_container(config[name], resolve=True) for name in ("env", "cluster", "workload")
+    }
+    trace = getattr(build(config.workload, "workload"), "trace", None)
+    world["trace"] = _digest(*(getattr(trace, field.name) for field in fields(trace))) if trace else ""
+    keys = {}
+    for name, node in config.policies.items():
+        folder = Path(config.trained[name]) if name in config.trained else None
+        checkpoints = (
+            sorted(path for path in folder.iterdir() if path.suffix in (".npz", ".pt")) if folder else []
+        )
+        made_of = {
+            **world,
+            "policy": OmegaConf.to_container(node, resolve=True),
+            "trained": [_digest(path.read_bytes()) for path in checkpoints],
+        }
+        for seed in config.seeds:
+            keys[Cell(str(name), seed)] = _digest(json.dumps({**made_of, "seed": seed}, sort_keys=True))
+    return keys
+
+
+def _digest(*values: Any) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+    return digest.hexdigest()
+
+
+def _held_key(path: Path) -> str:
+    """The key of the cell that is there, empty where none is."""
+    side = path.with_suffix(".json")
+    return str(read_json(side).get("key", "?")) if path.exists() and side.exists() else ""
+
+
+def _make(plain: Any, directory: Path, cell: Cell, key: str) -> None:
+    config = OmegaConf.create(plain)
+    path = cell.path(directory)
+    path.unlink(missing_ok=True)
+    env = build_env(config)
+    rollout = play(env, build_policy(config, cell.policy), cell.seed)
+    decision_us = 1e6 * rollout.decision_s
+    side = {
+        "key": key,
+        "counters": dict(rollout.counters),
+        "num_instances": len(env.cluster.traits),
+        "workload_notes": list(env.workload.notes),
+        "decision_us_mean": float(decision_us.mean()),
+        "decision_us_p99": float(np.percentile(decision_us, 99)),
+    }
+    write_json(path.with_suffix(".json"), side)
+    write_parquet(path, rollout.ledger)  # last: where it is, the cell is whole
+
+
+def _make_in_processes(arguments: list[tuple[Any, Path, Cell, str]], num_workers: int, bar: Any) -> None:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_workers, context, _begin_process) as pool:
+        # Children keep what is ignored as they are spawned: Ctrl-C is for the parent to deal with.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            futures = [pool.submit(_make, *argument) for argument in arguments]
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        try:
+            for future in as_completed(futures):
+                future.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()  # what it has not finished is not written
+            raise
+
+
+def _begin_process() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that unfinished files are removed
+    use_one_thread()
