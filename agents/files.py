@@ -15,17 +15,31 @@ PART = ".part"
 
 
 def remove_parts(directory: Path) -> None:
-    """Remove what processes that were killed had not finished to write."""
+    """Remove what processes that were killed had not finished to write; leave what live ones are writing."""
     for path in directory.rglob(f".*{PART}"):
-        path.unlink(missing_ok=True)
+        pid = path.name.removesuffix(PART).rpartition(".")[2]
+        if pid.isdecimal() and not _is_alive(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def write(path: Path, write_to: Callable[[Path], object]) -> None:
-    """Let ``write_to`` fill a temporary file beside ``path``, then rename it."""
+    """Let ``write_to`` fill a temporary file beside ``path``, flush it to disk, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
         write_to(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

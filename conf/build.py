@@ -83,6 +83,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return value in parts
     if hint is None or hint is type(None):
         return value is None
+    if value is None and (origin is not None or inspect.isclass(hint)):
+        return hint in (Any, object)
     if hint in (bool, str):
         return isinstance(value, hint)
     if hint in (int, float):

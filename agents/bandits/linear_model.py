@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dtrtri
 
+from agents.rl.hyperparameters import check_positive
 from envs.feedback import Feedback
 
 
@@ -37,8 +38,7 @@ class LinearModel:
     """
 
     def __init__(self, num_features: int, ridge: float, forgetting: float) -> None:
-        if not ridge > 0:
-            raise ValueError(f"ridge is {ridge}, it must be greater than 0")
+        check_positive(ridge=ridge)
         if not 0 < forgetting <= 1:
             raise ValueError(f"forgetting is {forgetting}, it must be in (0, 1]")
         self.ridge, self.forgetting = ridge, forgetting

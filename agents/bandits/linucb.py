@@ -12,6 +12,7 @@ from agents.bandits.choice import best_instances, pick
 from agents.bandits.linear_model import LinearModel, contexts_of, reward_of
 from agents.bandits.pending import PendingDecisions
 from agents.policy import Decision, valid_instances
+from agents.rl.hyperparameters import check_not_negative, check_positive
 from envs.feedback import Feedback
 from envs.observation import ENCODED_NAMES, Observation, encode
 
@@ -39,10 +40,8 @@ class LinUCB:
         max_ttft_s: float = 15.0,
         max_pending: int = 100_000,
     ) -> None:
-        if alpha < 0:
-            raise ValueError(f"alpha is {alpha}, it must not be negative")
-        if not max_ttft_s > 0:
-            raise ValueError(f"max_ttft_s is {max_ttft_s}, it must be greater than 0")
+        check_not_negative(alpha=alpha)
+        check_positive(max_ttft_s=max_ttft_s)
         self.alpha, self.max_ttft_s = alpha, max_ttft_s
         self._model = LinearModel(len(ENCODED_NAMES) + 1, ridge, forgetting)
         self._pending = PendingDecisions(max_pending)

@@ -20,6 +20,7 @@ from agents.bandits.choice import best_instances, pick
 from agents.bandits.pending import PendingDecisions
 from agents.bandits.predictor import Predictor, Training, load_predictor
 from agents.policy import Decision, Learner, Policy, valid_instances
+from agents.rl.hyperparameters import check_counts, check_positive, check_range
 from envs.feedback import Feedback
 from envs.observation import ENCODED_NAMES, Observation, encode
 
@@ -73,16 +74,16 @@ class Lodestar:
             raise ValueError("fallback is a learner: give a heuristic, since it gets no feedback")
         if not 1 < first_training <= fifo_size:
             raise ValueError(f"first_training is {first_training}, it must be in 2..fifo_size ({fifo_size})")
-        if retrain_every < 1:
-            raise ValueError(f"retrain_every is {retrain_every}, it must be at least 1")
+        check_counts(retrain_every=retrain_every)
         if replay_size < 0:
             raise ValueError(f"replay_size is {replay_size}, it must not be negative")
         if not 0 <= min_epsilon <= epsilon <= 1:
-            raise ValueError(f"epsilon is {epsilon} and min_epsilon {min_epsilon}: 0 <= min <= epsilon <= 1")
-        if not 0 <= epsilon_decay <= 1:
-            raise ValueError(f"epsilon_decay is {epsilon_decay}, it must be in [0, 1]")
-        if not max_ttft_s > 0:
-            raise ValueError(f"max_ttft_s is {max_ttft_s}, it must be greater than 0")
+            raise ValueError(
+                f"epsilon is {epsilon} and min_epsilon is {min_epsilon}, they must be"
+                " 0 <= min_epsilon <= epsilon <= 1"
+            )
+        check_range(0, 1, epsilon_decay=epsilon_decay)
+        check_positive(max_ttft_s=max_ttft_s)
         if range_check not in ("chosen", "any"):
             raise ValueError(f"range_check is {range_check!r}, it must be 'chosen' or 'any'")
         self.fallback, self.training = fallback, training

@@ -17,6 +17,7 @@ class PendingDecisions:
     """Remembers the chosen instance and its encoded row per decision, until the outcome comes.
 
     At most ``max_pending`` decisions are remembered; beyond that the oldest is forgotten and counted.
+    Feedback on that one, or on one before it, comes too late and is not counted again.
     """
 
     def __init__(self, max_pending: int) -> None:
@@ -28,6 +29,7 @@ class PendingDecisions:
     def reset(self) -> None:
         """Forget all decisions and count them from 0 again."""
         self._next_id = 0
+        self._num_old = 0  # decisions up to the last one forgotten
         self._decisions: dict[int, tuple[int, NDArray[np.float32]]] = {}  # decision_id -> (instance, row)
         self.counters = dict.fromkeys(
             ("failed_feedback", "unknown_feedback", "redirected_feedback", "forgotten_decisions"), 0
@@ -39,7 +41,9 @@ class PendingDecisions:
     def remember(self, instance: int, row: NDArray[np.float32]) -> None:
         """Take in the next decision; ``row`` is copied."""
         if len(self._decisions) == self.max_pending:
-            del self._decisions[next(iter(self._decisions))]
+            oldest = next(iter(self._decisions))
+            del self._decisions[oldest]
+            self._num_old = oldest + 1
             self.counters["forgotten_decisions"] += 1
         self._decisions[self._next_id] = (instance, row.copy())
         self._next_id += 1
@@ -47,12 +51,12 @@ class PendingDecisions:
     def claim(self, feedback: Feedback) -> NDArray[np.float32] | None:
         """The row of the decision that ``feedback`` is about, which is forgotten then.
 
-        None, and counted, where there is nothing to learn: the request failed or has no finite TTFT, the
-        decision is not known, or the request was served by another instance than the chosen one.
+        None, and counted (once), where there is nothing to learn: the request failed or has no finite TTFT,
+        the decision is not known, or the request was served by another instance than the chosen one.
         """
         instance, row = self._decisions.pop(feedback.decision_id, (-1, None))
         if row is None:
-            self.counters["unknown_feedback"] += 1
+            self.counters["unknown_feedback"] += not 0 <= feedback.decision_id < self._num_old
         elif feedback.failure or not math.isfinite(feedback.ttft_s):
             self.counters["failed_feedback"] += 1
             return None
@@ -66,6 +70,7 @@ class PendingDecisions:
         rows = [row for _, row in self._decisions.values()]
         return {
             "next_id": self._next_id,
+            "num_old": self._num_old,
             "ids": np.array(list(self._decisions), np.int64),
             "instances": np.array([instance for instance, _ in self._decisions.values()], np.int64),
             "rows": np.array(rows, np.float32).reshape(len(rows), len(ENCODED_NAMES)),
@@ -79,6 +84,7 @@ class PendingDecisions:
                 f"the state holds {len(state['ids'])} pending decisions, max_pending is {self.max_pending}"
             )
         self._next_id = int(state["next_id"])
+        self._num_old = int(state.get("num_old", 0))  # states written by earlier versions lack it
         self._decisions = {
             int(decision_id): (int(instance), np.array(row, np.float32))
             for decision_id, instance, row in zip(

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from agents.bandits.buffers import Samples
+from agents.rl.hyperparameters import check_counts, check_not_negative, check_positive, check_widths
 
 MIN_TTFT_S = 1e-3
 """Shorter TTFTs are equal under the logarithm."""
@@ -113,12 +114,17 @@ class Training:
         """Reject what cannot be trained."""
         if self.target not in ("seconds", "log"):
             raise ValueError(f"target is {self.target!r}, it must be 'seconds' or 'log'")
-        if not 0 <= self.frac_validation < 1:
-            raise ValueError(f"frac_validation is {self.frac_validation}, it must be in [0, 1)")
-        if not self.range_margin >= 0:
-            raise ValueError(f"range_margin is {self.range_margin}, it must not be negative")
-        if not self.hidden_sizes:
-            raise ValueError("hidden_sizes is empty, there must be at least one hidden layer")
+        for name in ("dropout", "frac_validation"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be from 0 to below 1")
+        if not 0 < self.learning_rate_decay <= 1:
+            raise ValueError(
+                f"learning_rate_decay is {self.learning_rate_decay}, it must be above 0 and at most 1"
+            )
+        check_positive(learning_rate=self.learning_rate, max_gradient_norm=self.max_gradient_norm)
+        check_not_negative(weight_decay=self.weight_decay, range_margin=self.range_margin)
+        check_counts(num_epochs=self.num_epochs, batch_size=self.batch_size)
+        check_widths(hidden_sizes=self.hidden_sizes)
 
     def targets(self, ttft_s: NDArray[np.float32]) -> NDArray[np.float32]:
         """What is predicted of a TTFT: the higher the better."""

@@ -11,6 +11,7 @@ from agents.bandits.checkpoint import check_header, header, pack_rng, require_rn
 from agents.bandits.linear_model import LinearModel, contexts_of, reward_of
 from agents.bandits.pending import PendingDecisions
 from agents.policy import Decision, valid_instances
+from agents.rl.hyperparameters import check_counts, check_not_negative, check_positive
 from envs.feedback import Feedback
 from envs.observation import ENCODED_NAMES, Observation, encode
 
@@ -41,12 +42,9 @@ class ThompsonSampling:
         max_ttft_s: float = 15.0,
         max_pending: int = 100_000,
     ) -> None:
-        if scale_s < 0:
-            raise ValueError(f"scale_s is {scale_s}, it must not be negative")
-        if num_draws < 1:
-            raise ValueError(f"num_draws is {num_draws}, it must be at least 1")
-        if not max_ttft_s > 0:
-            raise ValueError(f"max_ttft_s is {max_ttft_s}, it must be greater than 0")
+        check_not_negative(scale_s=scale_s)
+        check_counts(num_draws=num_draws)
+        check_positive(max_ttft_s=max_ttft_s)
         self.scale_s, self.num_draws, self.max_ttft_s = scale_s, num_draws, max_ttft_s
         self._model = LinearModel(len(ENCODED_NAMES) + 1, ridge, forgetting)
         self._pending = PendingDecisions(max_pending)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from agents.files import write
 
 NAME = "checkpoint.pt"
 _DIGEST_BYTES = 32
@@ -20,17 +21,16 @@ _DIGEST_BYTES = 32
 
 def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
     """Replace the file by tensors and plain values, so that at any instant a whole one lies there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     data = buffer.getbuffer()
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.write(hashlib.sha256(data).digest())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+
+    def write_to(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.write(hashlib.sha256(data).digest())
+
+    write(path, write_to)
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

@@ -26,6 +26,13 @@ def check_positive(**values: float) -> None:
             raise ValueError(f"{name} is {value}, it must be a finite number above 0")
 
 
+def check_not_negative(**values: float) -> None:
+    """Raise ``ValueError`` for the first that is not a finite number from 0."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise ValueError(f"{name} is {value}, it must be a finite number from 0")
+
+
 def check_widths(**widths: Sequence[int]) -> None:
     """Raise ``ValueError`` for the first that is not a non-empty list of whole numbers from 1."""
     for name, values in widths.items():

@@ -107,14 +107,14 @@ class MaskablePpoAgent:
         total = self.total_timesteps if total_timesteps is None else total_timesteps
         train(self, make_env, seed, directory, total, checkpoint_every, progress)
 
-    def policy(self, directory: Path, deterministic: bool = True) -> Sb3Policy:
-        """The policy of the directory's last checkpoint."""
+    def policy(self, directory: Path) -> Sb3Policy:
+        """The greedy policy of the directory's last checkpoint."""
         checkpoint = load_checkpoint(directory, {"algorithm": "maskable_ppo", "schema": SCHEMA_HASH})
         if checkpoint is None:
             raise FileNotFoundError(f"{directory / NAME} does not exist: train first")
         weights = checkpoint["state"]["model"]["policy"]
         actor = {name.removeprefix(ACTOR): weights[name] for name in weights if name.startswith(ACTOR)}
-        return Sb3Policy(ScoreNetwork.from_state(actor), deterministic)
+        return Sb3Policy(ScoreNetwork.from_state(actor))
 
     def run(self) -> Mapping[str, Any]:
         """What must not change between a run and its resumption."""

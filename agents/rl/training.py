@@ -27,6 +27,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from agents.rl.checkpoint import NAME, load_checkpoint, save_checkpoint
+from agents.rl.hyperparameters import check_counts
 from envs.encoded import EncodedObservation
 from envs.observation import SCHEMA_HASH, Observation
 
@@ -75,6 +76,7 @@ def train(
     ``total_timesteps`` and ``checkpoint_every`` are rounded up to whole rollouts. The global random number
     generators and the number of torch's threads are left as they were found.
     """
+    check_counts(total_timesteps=total_timesteps, checkpoint_every=checkpoint_every)
     total = _round_up(total_timesteps, algorithm.rollout_timesteps)
     segment = _round_up(checkpoint_every, algorithm.rollout_timesteps)
     run = {

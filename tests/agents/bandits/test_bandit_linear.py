@@ -112,7 +112,14 @@ def test_long_ttfts_are_learned_as_the_longest():
         (LinUCB, {"max_pending": 0}),
         (ThompsonSampling, {"scale_s": -1}),
         (ThompsonSampling, {"num_draws": 0}),
-        (ThompsonSampling, {"max_ttft_s": float("nan")}),
+        *((LinUCB, {name: float("nan")}) for name in ("alpha", "ridge", "forgetting", "max_ttft_s")),
+        *(
+            (ThompsonSampling, {name: float("nan")})
+            for name in ("scale_s", "ridge", "forgetting", "max_ttft_s")
+        ),
+        (LinUCB, {"alpha": float("inf")}),
+        (LinUCB, {"ridge": float("inf")}),
+        (ThompsonSampling, {"scale_s": float("inf")}),
     ],
 )
 def test_refuses_bad_arguments_by_name(make, argument):

@@ -44,7 +44,7 @@ def test_rounds_come_when_due():
 
 
 def test_each_round_begins_from_scratch():
-    policy = make(training=Training(hidden_sizes=(16,), num_epochs=1, learning_rate=0.0))
+    policy = make(training=Training(hidden_sizes=(16,), num_epochs=1, learning_rate=1e-12))
     fleet = Fleet(seed=0, delay=0)
     fleet.run(policy, 100)
     before = policy.predictor.weights[1]
@@ -196,6 +196,7 @@ def test_refuses_states_that_do_not_fit():
         {"epsilon_decay": 1.5},
         {"min_epsilon": 0.9},
         {"max_ttft_s": 0.0},
+        *({name: float("nan")} for name in ("epsilon", "epsilon_decay", "min_epsilon", "max_ttft_s")),
         {"range_check": "all"},
     ],
 )

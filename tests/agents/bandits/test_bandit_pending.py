@@ -41,5 +41,30 @@ def test_memory_is_bounded():
     assert pending.counters["forgotten_decisions"] == 7
     assert pending.claim(outcome(6, DECISION, 0.5)) is None
     assert pending.claim(outcome(7, DECISION, 0.5)) is not None
+
     with pytest.raises(ValueError, match="max_pending"):
         PendingDecisions(3).load_state(pending.state())
+
+
+def test_a_forgotten_decision_is_counted_once_even_where_its_feedback_comes_after_a_resumption():
+    pending = PendingDecisions(5)
+    for _ in range(7):
+        pending.remember(1, np.zeros(len(ENCODED_NAMES), np.float32))
+    resumed = PendingDecisions(5)
+    resumed.load_state(pending.state())
+    for counted in (pending, resumed):
+        for decision_id in (0, 1):  # forgotten
+            assert counted.claim(outcome(decision_id, DECISION, 0.5)) is None
+        assert (counted.counters["forgotten_decisions"], counted.counters["unknown_feedback"]) == (2, 0)
+        for decision_id in (-1, 7):  # never made
+            assert counted.claim(outcome(decision_id, DECISION, 0.5)) is None
+        assert (counted.counters["forgotten_decisions"], counted.counters["unknown_feedback"]) == (2, 2)
+    pending.reset()
+    assert pending.claim(outcome(0, DECISION, 0.5)) is None
+    assert pending.counters["unknown_feedback"] == 1
+
+
+def test_a_state_of_before_late_feedback_was_told_apart_loads():
+    state = PendingDecisions(5).state()
+    del state["num_old"]
+    PendingDecisions(5).load_state(state)

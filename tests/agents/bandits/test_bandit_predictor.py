@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -79,13 +81,39 @@ def test_two_samples_suffice():
     assert np.isfinite(predictor.weights[0]).all()
 
 
-def test_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match="target"):
-        Training(target="minutes")
-    with pytest.raises(ValueError, match="frac_validation"):
-        Training(frac_validation=1.0)
-    with pytest.raises(ValueError, match="hidden_sizes"):
-        Training(hidden_sizes=())
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("target", "minutes"),
+        *(("hidden_sizes", sizes) for sizes in ([], [0], [64, -1], [2.5])),
+        *(("dropout", value) for value in (-0.1, 1.0, 1.5, NAN)),
+        *(("learning_rate", value) for value in (-1, 0.0, NAN, INF)),
+        *(("weight_decay", value) for value in (-1, NAN, INF)),
+        *(("learning_rate_decay", value) for value in (-1, 0, 1.5, NAN)),
+        *(("num_epochs", value) for value in (0, -1)),
+        *(("batch_size", value) for value in (0, -1)),
+        *(("max_gradient_norm", value) for value in (-1, 0, NAN, INF)),
+        *(("frac_validation", value) for value in (-0.1, 1.0, NAN)),
+        *(("range_margin", value) for value in (-1, NAN, INF)),
+    ],
+)
+def test_bad_arguments_are_refused_by_name_value_and_mend(name, value):
+    shown = re.escape(str(value[-1] if value and isinstance(value, list) else value))
+    with pytest.raises(ValueError, match=rf"^{name}(\[\d\])? is '?{shown}'?, it must be "):
+        Training(**{name: value})
+
+
+def test_arguments_at_their_bounds_train():
+    training = Training(
+        hidden_sizes=[1], dropout=0, learning_rate_decay=1, weight_decay=0, num_epochs=1, batch_size=1
+    )
+    assert np.isfinite(training.train(samples(8), seed=0).weights[0]).all()
+
+
+def test_refuses_weights_of_other_layers():
     training = Training(hidden_sizes=(4,), num_epochs=1)
     state = training.train(samples(), seed=0).state()
     with pytest.raises(ValueError, match="layers"):

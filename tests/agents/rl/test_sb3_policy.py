@@ -45,31 +45,14 @@ def test_the_best_valid_instance_is_chosen(network, observation):
     assert decision.propensities.tolist() == np.eye(6)[decision.instance].tolist()
 
 
-def test_draws_follow_the_propensities_and_these_the_softmax(network, observation):
-    policy = Sb3Policy(network, deterministic=False)
-    policy.reset(np.random.default_rng(0))
-    num_draws = 4000
-    decisions = [policy.act(observation) for _ in range(num_draws)]
-    propensities = decisions[0].propensities
-    logits = torch.from_numpy(np.where(observation["mask"], scores_of(network, observation), -1e8))
-    np.testing.assert_allclose(propensities, torch.softmax(logits, 0).numpy(), atol=1e-5)
-    assert propensities.sum() == pytest.approx(1)
-    assert (propensities[observation["mask"] == 0] == 0).all()
-    drawn = np.bincount([decision.instance for decision in decisions], minlength=6) / num_draws
-    np.testing.assert_allclose(drawn, propensities, atol=0.03)
-    num_best = sum(decision.instance == propensities.argmax() for decision in decisions)
-    assert policy.counters() == {"num_not_best": num_draws - num_best}
-
-
-def test_equal_generators_draw_equally_and_reset_forgets(network, observation):
-    policy = Sb3Policy(network, deterministic=False)
-    runs = []
-    for _ in range(2):
-        policy.reset(np.random.default_rng(7))
-        runs.append([policy.act(observation).instance for _ in range(50)])
-    assert runs[0] == runs[1]
-    policy.reset(np.random.default_rng(7))
-    assert policy.counters() == {"num_not_best": 0}
+def test_nothing_is_left_to_chance_or_counted(network, observation):
+    policy = Sb3Policy(network)
+    chosen = set()
+    for seed in range(5):
+        policy.reset(np.random.default_rng(seed))
+        chosen.add(policy.act(observation).instance)
+    assert len(chosen) == 1
+    assert policy.counters() == {}
 
 
 def test_an_all_masked_fleet_is_an_error(network, observation):
@@ -89,29 +72,6 @@ def test_weights_that_diverged_are_an_error(network, observation):
         network.head[-1].bias.fill_(torch.nan)
     with pytest.raises(ValueError, match="diverged"):
         Sb3Policy(network).act(observation)
-
-
-def test_saved_weights_decide_alike_and_are_small(network, observation, tmp_path):
-    path = tmp_path / "policy.pt"
-    policy = Sb3Policy(network)
-    policy.save_policy(path)
-    again = Sb3Policy.load(path)
-    assert np.array_equal(again.act(observation).scores, policy.act(observation).scores)
-    assert path.stat().st_size < 20_000
-
-
-def test_damaged_and_foreign_files_are_refused(network, tmp_path, monkeypatch):
-    path = tmp_path / "policy.pt"
-    Sb3Policy(network).save_policy(path)
-    monkeypatch.setattr("agents.rl.sb3_policy.SCHEMA_HASH", "other")
-    with pytest.raises(ValueError, match="feature table"):
-        Sb3Policy.load(path)
-    for content in (b"", b"no policy", path.read_bytes()[:-200]):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"policy\.pt is damaged.* save it anew"):
-            Sb3Policy.load(path)
-    with pytest.raises(FileNotFoundError):
-        Sb3Policy.load(tmp_path / "none.pt")
 
 
 def test_any_number_of_instances_is_served(network):

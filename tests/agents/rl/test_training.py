@@ -244,6 +244,23 @@ def test_the_default_configuration_learns(name, tmp_path):
     assert share_of_optimum(FasterInstance(), agent.policy(tmp_path)) > 0.5
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_hyperparameter_may_be_nan_or_infinite(name, value):
+    numbers = [key for key, default in configuration(name).items() if isinstance(default, int | float)]
+    assert len(numbers) > 10
+    for argument in numbers:
+        with pytest.raises(ValueError, match=rf"^{argument} is {value}, it must be "):
+            make_agent(name, **{argument: value})
+
+
+@pytest.mark.parametrize("value", [0, -5])
+@pytest.mark.parametrize(("argument", "key"), [("total", "total_timesteps"), ("every", "checkpoint_every")])
+def test_a_run_of_no_length_is_refused(name, argument, key, value, tmp_path):
+    with pytest.raises(ValueError, match=f"{key} is {value}, it must be a whole number from 1"):
+        learn(make_agent(name), FasterInstance, tmp_path, **{argument: value})
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
