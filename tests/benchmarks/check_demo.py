@@ -3,8 +3,8 @@
     make demo check-demo
 
 Promise: within its first ten simulated minutes, its cold start included, Lodestar's mean TTFT is below that
-of every rule that looks at load alone, by a paired 95 % interval clear of zero. Prints each comparison and
-fails (status 1) where one does not hold.
+of every rule that looks at load alone, by a paired 95 % interval clear of zero. Prints each comparison, also
+with the other rules, and fails (status 1) where the promise does not hold.
 """
 
 from __future__ import annotations
@@ -31,11 +31,7 @@ def main() -> None:
     register()
     with initialize_config_module("conf", version_base="1.3"):
         config = compose("evaluate", ["experiment=demo", f"directory={directory}"])
-    load_only = [
-        name
-        for name, node in config.policies.items()
-        if name not in config.trained and getattr(build(node, name), "kind", "") == "load"
-    ]
+    kinds = {name: getattr(build(node, name), "kind", "learned") for name, node in config.policies.items()}
 
     def means(name: str) -> list[float]:
         ledgers = [
@@ -49,14 +45,15 @@ def main() -> None:
     kept = True
     lodestar = means("lodestar")
     print(f"Lodestar's mean TTFT over its first {MINUTES} simulated minutes, cold start included:")
-    for name in load_only:
-        estimate = relative_difference(lodestar, means(name))
-        better = estimate.high < 0
-        kept = kept and better
-        print(
-            f"  against {name:<16} {estimate.value:+7.1%} [{estimate.low:+.1%}, {estimate.high:+.1%}]"
-            f"  {'better' if better else 'NOT BETTER'}"
-        )
+    for kind in ("load", "session", "prefix"):
+        for name in (name for name in kinds if kinds[name] == kind):
+            estimate = relative_difference(lodestar, means(name))
+            better = estimate.high < 0
+            kept = kept and (better or kind != "load")
+            print(
+                f"  against {name:<16} ({kind}) {estimate.value:+7.1%}"
+                f" [{estimate.low:+.1%}, {estimate.high:+.1%}]  {'better' if better else 'NOT BETTER'}"
+            )
     sys.exit(0 if kept else 1)
 
 
