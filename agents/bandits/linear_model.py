@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dtrtri
 
-from agents.rl.hyperparameters import check_positive
+from agents.hyperparameters import check_positive
 from envs.feedback import Feedback
 
 

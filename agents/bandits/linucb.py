@@ -11,8 +11,8 @@ from agents.bandits.checkpoint import check_header, header, pack_rng, require_rn
 from agents.bandits.choice import best_instances, pick
 from agents.bandits.linear_model import LinearModel, contexts_of, reward_of
 from agents.bandits.pending import PendingDecisions
+from agents.hyperparameters import check_not_negative, check_positive
 from agents.policy import Decision, valid_instances
-from agents.rl.hyperparameters import check_not_negative, check_positive
 from envs.feedback import Feedback
 from envs.observation import ENCODED_NAMES, Observation, encode
 

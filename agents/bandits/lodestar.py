@@ -19,8 +19,8 @@ from agents.bandits.checkpoint import check_header, header, pack_rng, require_rn
 from agents.bandits.choice import best_instances, pick
 from agents.bandits.pending import PendingDecisions
 from agents.bandits.predictor import Predictor, Training, load_predictor
+from agents.hyperparameters import check_counts, check_positive, check_range
 from agents.policy import Decision, Learner, Policy, valid_instances
-from agents.rl.hyperparameters import check_counts, check_positive, check_range
 from envs.feedback import Feedback
 from envs.observation import ENCODED_NAMES, Observation, encode
 

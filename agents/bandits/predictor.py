@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from agents.bandits.buffers import Samples
-from agents.rl.hyperparameters import check_counts, check_not_negative, check_positive, check_widths
+from agents.hyperparameters import check_counts, check_not_negative, check_positive, check_widths
 
 MIN_TTFT_S = 1e-3
 """Shorter TTFTs are equal under the logarithm."""

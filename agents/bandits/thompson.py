@@ -10,8 +10,8 @@ import numpy as np
 from agents.bandits.checkpoint import check_header, header, pack_rng, require_rng, unpack_rng
 from agents.bandits.linear_model import LinearModel, contexts_of, reward_of
 from agents.bandits.pending import PendingDecisions
+from agents.hyperparameters import check_counts, check_not_negative, check_positive
 from agents.policy import Decision, valid_instances
-from agents.rl.hyperparameters import check_counts, check_not_negative, check_positive
 from envs.feedback import Feedback
 from envs.observation import ENCODED_NAMES, Observation, encode
 

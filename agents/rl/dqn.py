@@ -20,8 +20,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor
 
+from agents.hyperparameters import check_counts, check_positive, check_range, check_widths
 from agents.rl.checkpoint import NAME, load_checkpoint
-from agents.rl.hyperparameters import check_counts, check_positive, check_range, check_widths
 from agents.rl.network import ScoreNetwork
 from agents.rl.sb3_policy import Sb3Policy
 from agents.rl.training import MakeEnv, Progress, train

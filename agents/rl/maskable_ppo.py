@@ -15,8 +15,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
+from agents.hyperparameters import check_counts, check_positive, check_range, check_widths
 from agents.rl.checkpoint import NAME, load_checkpoint
-from agents.rl.hyperparameters import check_counts, check_positive, check_range, check_widths
 from agents.rl.network import ScoreNetwork, ValueNetwork
 from agents.rl.sb3_policy import Sb3Policy
 from agents.rl.training import MakeEnv, Progress, train

@@ -26,8 +26,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from agents.hyperparameters import check_counts
 from agents.rl.checkpoint import NAME, load_checkpoint, save_checkpoint
-from agents.rl.hyperparameters import check_counts
 from envs.encoded import EncodedObservation
 from envs.observation import SCHEMA_HASH, Observation
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agents import checkpoint
@@ -27,6 +27,7 @@ def same(a, b):
     return type(a) is type(b) and a == b
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(state=st.dictionaries(st.sampled_from("abc"), states))
 def test_what_is_saved_is_loaded(state, tmp_path_factory):
     path = tmp_path_factory.mktemp("state") / "state.npz"

@@ -204,7 +204,7 @@ def test_evaluation_goes_on_after_the_cells_that_are_there(tmp_path):
 
 
 def test_unfinished_files_of_killed_processes_are_removed(tmp_path):
-    left = tmp_path / "cells" / ".a-0.parquet.12345.part"
+    left = tmp_path / "cells" / ".a-0.parquet.4999999.part"
     left.parent.mkdir()
     left.touch()
     evaluate(tiny_evaluation(tmp_path, "+agent@policies.a=random", "reference=a"))
