@@ -57,6 +57,9 @@ def test_every_option_arrives():
         "long_prefill_token_threshold": 7,
         "watermark": 0.1,
         "scheduler_reserve_full_isl": False,
+        "policy": "priority",
+        "async_scheduling": False,
+        "continue_after_self_preemption": True,
     }
     path = str(SHIPPED / "h100_llama-3.1-8b.json")
     cluster = fleet.cluster({"a": {**SMALL, **options, "profile": path, "count": 2}}, step_log_rows=9)
@@ -90,6 +93,7 @@ def test_num_blocks_of_a_profile_are_counted_in_the_clusters_block_size():
         ({**SMALL, "profile": "h100"}, "cluster group 'a': profile: unknown profile 'h100'; there are a100_"),
         ({"count": 2}, "cluster group 'a': profile is missing; write a shipped name or a path"),
         ({**SMALL, "num_blocks": 63}, "cluster group 'a': 63 blocks of 16 tokens cannot hold one request"),
+        ({**SMALL, "policy": "lifo"}, "cluster group 'a': policy is 'lifo', use one of fcfs, priority"),
         ({**SMALL, "max_num_seqs": 0}, "cluster group 'a': max_num_seqs is 0, it must be at least 1"),
         (3, "cluster group 'a' is 3; write a mapping with keys count, profile"),
     ],

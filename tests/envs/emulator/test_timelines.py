@@ -1,5 +1,7 @@
 """Timelines computed by hand: blocks of 4 tokens, a step of n tokens takes 10 + n ticks."""
 
+from dataclasses import replace
+
 import pytest
 
 from envs.emulator.state import NEW, PREEMPTED, RESUMED, RUNNING
@@ -153,3 +155,103 @@ def test_head_of_line_blocking():
         (3, 40, 72, 2, 4, 0, 1, 0, NEW),
     ]
     assert outcomes(first_tokens, completions) == {0: (18, 40), 1: (72, 72), 2: (72, 72)}
+
+
+# Asynchronous: a step is chosen while the one before it runs, and runs when that has ended.
+
+
+def test_async_one_request_alone():
+    cluster = toy_cluster(num_blocks=5, async_scheduling=True)
+    first_tokens, completions, log = play(cluster, [request(7, 5, 6, 3)])
+    assert log == [
+        (0, 5, 21, 7, 6, 0, 2, 3, NEW),
+        (1, 21, 32, 7, 1, 6, 2, 3, RUNNING),  # chosen at 5 too, the first token pending
+        (2, 32, 43, 7, 1, 7, 2, 3, RUNNING),  # chosen at 21
+    ]
+    assert outcomes(first_tokens, completions) == {7: (21, 43)}
+    assert cluster.state.instances["num_steps"] == 4  # the step chosen at 32 held no token
+
+
+def test_async_newcomers_wait_for_a_step_to_be_chosen():
+    cluster = toy_cluster(num_blocks=8, max_num_batched_tokens=8, async_scheduling=True)
+    requests = [request(0, 0, 6, 3), request(1, 3, 10, 2)]  # steps 0 and 1 are chosen at 0
+    first_tokens, completions, log = play(cluster, requests)
+    assert log == [
+        (0, 0, 16, 0, 6, 0, 2, 6, NEW),
+        (1, 16, 27, 0, 1, 6, 2, 6, RUNNING),
+        (2, 27, 45, 0, 1, 7, 2, 4, RUNNING),  # chosen at 16, when step 0 ends: 10 + 8 = 18 ticks
+        (2, 27, 45, 1, 7, 0, 2, 4, NEW),
+        # Chosen at 27. Request 0 needs no more steps; it holds its blocks until its last token is out.
+        (3, 45, 58, 1, 3, 7, 3, 3, RUNNING),
+        (4, 58, 69, 1, 1, 10, 3, 5, RUNNING),  # chosen at 45
+    ]
+    assert outcomes(first_tokens, completions) == {0: (16, 45), 1: (58, 69)}
+
+
+@pytest.mark.parametrize("prefix_caching", [True, False])
+def test_async_a_request_is_done_while_it_waits(prefix_caching):
+    cluster = toy_cluster(num_blocks=4, async_scheduling=True, prefix_caching=prefix_caching)
+    first_tokens, completions, log = play(cluster, [request(0, 0, 6, 5), request(1, 0, 6, 3)])
+    assert log == [
+        (0, 0, 22, 0, 6, 0, 2, 0, NEW),
+        (0, 0, 22, 1, 6, 0, 2, 0, NEW),
+        (1, 22, 34, 0, 1, 6, 2, 0, RUNNING),  # chosen at 0
+        (1, 22, 34, 1, 1, 6, 2, 0, RUNNING),
+        (2, 34, 46, 0, 1, 7, 2, 0, RUNNING),  # chosen at 22: the last tokens that 4 blocks can hold
+        (2, 34, 46, 1, 1, 7, 2, 0, RUNNING),
+        # Chosen at 34: request 0 needs a third block. Request 1 loses its two, though step 2, which brings
+        # its last token, is about to begin.
+        (3, 46, 57, 1, 0, 0, 0, 1, PREEMPTED),
+        (3, 46, 57, 0, 1, 8, 3, 1, RUNNING),
+        (4, 57, 68, 0, 1, 9, 3, 1, RUNNING),  # chosen at 46
+    ]
+    assert outcomes(first_tokens, completions) == {0: (22, 68), 1: (22, 46)}
+    assert {done.request_id: done.num_preemptions for done in completions} == {0: 0, 1: 1}
+
+
+def test_the_least_priority_is_preempted():
+    cluster = toy_cluster(num_blocks=4, policy="priority")
+    least = replace(request(0, 0, 6, 5), priority=1)
+    first_tokens, completions, log = play(cluster, [least, request(1, 0, 6, 4)])
+    assert log == [
+        (0, 0, 22, 1, 6, 0, 2, 0, NEW),
+        (0, 0, 22, 0, 6, 0, 2, 0, NEW),
+        (1, 22, 34, 1, 1, 6, 2, 0, RUNNING),
+        (1, 22, 34, 0, 1, 6, 2, 0, RUNNING),
+        (2, 34, 46, 1, 1, 7, 2, 0, RUNNING),
+        (2, 34, 46, 0, 1, 7, 2, 0, RUNNING),
+        (3, 46, 57, 0, 0, 0, 0, 1, PREEMPTED),
+        (3, 46, 57, 1, 1, 8, 3, 1, RUNNING),
+        # Its first block is still cached. It has 6 + 3 tokens and comes back with 9 - 4 = 5 of them to do.
+        (4, 57, 72, 0, 5, 4, 3, 1, RESUMED),
+        (5, 72, 83, 0, 1, 9, 3, 1, RUNNING),
+    ]
+    assert outcomes(first_tokens, completions) == {0: (22, 83), 1: (22, 57)}
+
+
+def steps_of_a_request_that_is_its_own_victim(**options):
+    """Request 0 comes first and has the least priority; request 1 runs behind it in the list."""
+    cluster = toy_cluster(num_blocks=4, policy="priority", **options)
+    least = replace(request(0, 0, 7, 3), priority=1)
+    return play(cluster, [least, request(1, 3, 6, 2)])
+
+
+def test_its_own_victim_ends_the_step():
+    _, _, log = steps_of_a_request_that_is_its_own_victim()
+    assert log == [
+        (0, 0, 17, 0, 7, 0, 2, 2, NEW),
+        (1, 17, 34, 0, 1, 7, 2, 0, RUNNING),
+        (1, 17, 34, 1, 6, 0, 2, 0, NEW),
+        (2, 34, 34, 0, 0, 0, 0, 2, PREEMPTED),  # and nobody else's turn comes: no token, no time
+        (3, 34, 45, 1, 1, 6, 2, 2, RUNNING),
+        (4, 45, 56, 0, 1, 8, 3, 1, RESUMED),  # both its blocks are still cached: 1 of its 9 tokens is left
+    ]
+
+
+def test_its_own_victim_does_not_end_the_step_of_later_versions():
+    _, _, log = steps_of_a_request_that_is_its_own_victim(continue_after_self_preemption=True)
+    assert log[3:] == [
+        (2, 34, 45, 0, 0, 0, 0, 2, PREEMPTED),
+        (2, 34, 45, 1, 1, 6, 2, 2, RUNNING),
+        (3, 45, 56, 0, 1, 8, 3, 1, RESUMED),
+    ]
