@@ -56,6 +56,7 @@ class DqnAgent:
         exploration_final_eps: float,
         max_grad_norm: float,
         reward_scale: float,
+        reward_limit: float,
         instance_hidden: Sequence[int],
         head_hidden: Sequence[int],
     ) -> None:
@@ -75,6 +76,7 @@ class DqnAgent:
             exploration_fraction=exploration_fraction,
             max_grad_norm=max_grad_norm,
             reward_scale=reward_scale,
+            reward_limit=reward_limit,
         )
         check_range(
             0,
@@ -92,7 +94,7 @@ class DqnAgent:
             )
         self.total_timesteps = total_timesteps
         self.num_envs = num_envs
-        self.reward_scale = reward_scale
+        self.reward_scale, self.reward_limit = reward_scale, reward_limit
         self.rollout_timesteps = train_freq * num_envs
         self._widths = {"instance_hidden": list(instance_hidden), "head_hidden": list(head_hidden)}
         self._hyperparameters = {
@@ -148,6 +150,7 @@ class DqnAgent:
             "algorithm": "dqn",
             "num_envs": self.num_envs,
             "reward_scale": self.reward_scale,
+            "reward_limit": self.reward_limit,
             **self._widths,
             **self._hyperparameters,
         }

@@ -44,6 +44,7 @@ class MaskablePpoAgent:
         vf_coef: float,
         max_grad_norm: float,
         reward_scale: float,
+        reward_limit: float,
         instance_hidden: Sequence[int],
         head_hidden: Sequence[int],
     ) -> None:
@@ -59,6 +60,7 @@ class MaskablePpoAgent:
             clip_range=clip_range,
             max_grad_norm=max_grad_norm,
             reward_scale=reward_scale,
+            reward_limit=reward_limit,
         )
         check_range(0, 1, gamma=gamma, gae_lambda=gae_lambda)
         check_range(0, 100, ent_coef=ent_coef, vf_coef=vf_coef)
@@ -69,7 +71,7 @@ class MaskablePpoAgent:
             )
         self.total_timesteps = total_timesteps
         self.num_envs = num_envs
-        self.reward_scale = reward_scale
+        self.reward_scale, self.reward_limit = reward_scale, reward_limit
         self.rollout_timesteps = self.report_timesteps = n_steps * num_envs
         self._widths = {"instance_hidden": list(instance_hidden), "head_hidden": list(head_hidden)}
         self._hyperparameters: dict[str, Any] = {
@@ -122,6 +124,7 @@ class MaskablePpoAgent:
             "algorithm": "maskable_ppo",
             "num_envs": self.num_envs,
             "reward_scale": self.reward_scale,
+            "reward_limit": self.reward_limit,
             **self._widths,
             **self._hyperparameters,
         }

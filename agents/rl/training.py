@@ -40,6 +40,7 @@ class Algorithm(Protocol):
 
     num_envs: int
     reward_scale: float
+    reward_limit: float
     rollout_timesteps: int
     """Timesteps that the algorithm collects, over all environments, before it updates."""
     report_timesteps: int
@@ -121,11 +122,13 @@ def train(
 
 
 class TrainingView(gym.Wrapper[Observation, np.int64, Observation, np.int64]):
-    """What a deep agent sees of an environment: scaled rewards; of ``info`` an episode's return and length.
+    """What a deep agent sees: scaled, limited rewards; of ``info`` an episode's return and length.
 
     Args:
         env: the environment.
         reward_scale: what rewards are multiplied by.
+        reward_limit: where they are then cut, above and below: one overload's rewards are thousands of times
+            the usual, and would outweigh all else in a rollout.
         seeds: each episode is seeded with these and its number.
         history: of the episode to take up, as ``history`` told it; None: begin with episode 0.
     """
@@ -134,11 +137,12 @@ class TrainingView(gym.Wrapper[Observation, np.int64, Observation, np.int64]):
         self,
         env: gym.Env[Observation, np.int64],
         reward_scale: float,
+        reward_limit: float,
         seeds: tuple[int, ...],
         history: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(env)
-        self._reward_scale = reward_scale
+        self._reward_scale, self._reward_limit = reward_scale, reward_limit
         self._seeds = seeds
         self._episode: int = history["episode"] - 1 if history else -1
         self._to_replay: list[int] = history["actions"].tolist() if history else []
@@ -169,7 +173,7 @@ class TrainingView(gym.Wrapper[Observation, np.int64, Observation, np.int64]):
         info = {"episode_return": self._return, "episode_length": len(self._actions)}
         return (
             observation,
-            float(reward) * self._reward_scale,
+            min(max(float(reward) * self._reward_scale, -self._reward_limit), self._reward_limit),
             terminated,
             truncated,
             info if terminated or truncated else {},
@@ -177,7 +181,7 @@ class TrainingView(gym.Wrapper[Observation, np.int64, Observation, np.int64]):
 
 
 class _Report(BaseCallback):
-    """Tells ``progress`` of rewards, in the environment's own unit, and of the model's losses."""
+    """Tells ``progress`` of rewards as cut, in the environment's own unit, and of the model's losses."""
 
     def __init__(self, algorithm: Algorithm, progress: Progress) -> None:
         super().__init__()
@@ -225,7 +229,9 @@ def _envs(
 ) -> Iterator[DummyVecEnv]:
     def make(rank: int) -> gym.Env[Observation, np.int64]:
         encoded = EncodedObservation(make_env(rank))
-        return TrainingView(encoded, algorithm.reward_scale, (seed, rank), histories[rank])
+        return TrainingView(
+            encoded, algorithm.reward_scale, algorithm.reward_limit, (seed, rank), histories[rank]
+        )
 
     envs = DummyVecEnv([partial(make, rank) for rank in range(algorithm.num_envs)])
     try:
