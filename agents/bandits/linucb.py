@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
-from agents.bandits.checkpoint import check_header, header, pack_rng, require_rng, unpack_rng
+from agents.bandits.checkpoint import require_rng
 from agents.bandits.choice import best_instances, pick
-from agents.bandits.linear_model import LinearModel, contexts_of, reward_of
-from agents.bandits.pending import PendingDecisions
-from agents.hyperparameters import check_not_negative, check_positive
+from agents.bandits.linear_bandit import LinearBandit
+from agents.bandits.linear_model import contexts_of
+from agents.hyperparameters import check_not_negative
 from agents.policy import Decision, valid_instances
-from envs.feedback import Feedback
-from envs.observation import ENCODED_NAMES, Observation, encode
+from envs.observation import Observation, encode
 
 TIE_TOLERANCE = 1e-9
 
 
-class LinUCB:
+class LinUCB(LinearBandit):
     """Chooses the greatest expected reward plus ``alpha`` standard deviations; ties are broken at random.
 
     The reward is -TTFT in seconds. The propensity is 1, shared by tied instances.
@@ -32,6 +30,8 @@ class LinUCB:
         max_pending: decisions remembered while their outcome is not known.
     """
 
+    kind: ClassVar[str] = "linucb"
+
     def __init__(
         self,
         alpha: float = 0.3,
@@ -41,16 +41,8 @@ class LinUCB:
         max_pending: int = 100_000,
     ) -> None:
         check_not_negative(alpha=alpha)
-        check_positive(max_ttft_s=max_ttft_s)
-        self.alpha, self.max_ttft_s = alpha, max_ttft_s
-        self._model = LinearModel(len(ENCODED_NAMES) + 1, ridge, forgetting)
-        self._pending = PendingDecisions(max_pending)
-        self._rng: np.random.Generator | None = None
-
-    def reset(self, rng: np.random.Generator) -> None:
-        """Begin an episode; the model is kept."""
-        self._rng = rng
-        self._pending.reset()
+        super().__init__(ridge, forgetting, max_ttft_s, max_pending)
+        self.alpha = alpha
 
     def act(self, observation: Observation) -> Decision:
         """Choose the instance of the greatest upper confidence bound."""
@@ -69,30 +61,3 @@ class LinUCB:
         instance = pick(best, rng)
         self._pending.remember(instance, rows[instance])
         return Decision(instance, propensities, scores)
-
-    def observe(self, completions: Sequence[Feedback]) -> None:
-        """Learn from each decision's own outcome."""
-        for feedback in completions:
-            row = self._pending.claim(feedback)
-            if row is not None:
-                self._model.update(contexts_of(row), reward_of(feedback, self.max_ttft_s))
-
-    def counters(self) -> Mapping[str, int]:
-        """Feedback that was not learned from and decisions forgotten, since reset."""
-        return dict(self._pending.counters)
-
-    def state(self) -> dict[str, Any]:
-        """The model, pending decisions, counters and random state."""
-        return {
-            **header("linucb"),
-            "model": self._model.state(),
-            "pending": self._pending.state(),
-            "rng": pack_rng(self._rng),
-        }
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take up what ``state`` returned."""
-        check_header(state, "linucb")
-        self._model.load_state(state["model"])
-        self._pending.load_state(state["pending"])
-        self._rng = unpack_rng(state["rng"])

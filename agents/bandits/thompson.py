@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
-from agents.bandits.checkpoint import check_header, header, pack_rng, require_rng, unpack_rng
-from agents.bandits.linear_model import LinearModel, contexts_of, reward_of
-from agents.bandits.pending import PendingDecisions
-from agents.hyperparameters import check_counts, check_not_negative, check_positive
+from agents.bandits.checkpoint import require_rng
+from agents.bandits.linear_bandit import LinearBandit
+from agents.bandits.linear_model import contexts_of
+from agents.hyperparameters import check_counts, check_not_negative
 from agents.policy import Decision, valid_instances
-from envs.feedback import Feedback
-from envs.observation import ENCODED_NAMES, Observation, encode
+from envs.observation import Observation, encode
 
 
-class ThompsonSampling:
+class ThompsonSampling(LinearBandit):
     """Draws weights from the posterior and chooses the instance that is best under them.
 
     The probability of an instance has no closed form. So ``num_draws`` weights are drawn, each draw votes
@@ -33,6 +31,8 @@ class ThompsonSampling:
         max_pending: decisions remembered while their outcome is not known.
     """
 
+    kind: ClassVar[str] = "thompson"
+
     def __init__(
         self,
         scale_s: float = 0.3,
@@ -44,16 +44,8 @@ class ThompsonSampling:
     ) -> None:
         check_not_negative(scale_s=scale_s)
         check_counts(num_draws=num_draws)
-        check_positive(max_ttft_s=max_ttft_s)
-        self.scale_s, self.num_draws, self.max_ttft_s = scale_s, num_draws, max_ttft_s
-        self._model = LinearModel(len(ENCODED_NAMES) + 1, ridge, forgetting)
-        self._pending = PendingDecisions(max_pending)
-        self._rng: np.random.Generator | None = None
-
-    def reset(self, rng: np.random.Generator) -> None:
-        """Begin an episode; the model is kept."""
-        self._rng = rng
-        self._pending.reset()
+        super().__init__(ridge, forgetting, max_ttft_s, max_pending)
+        self.scale_s, self.num_draws = scale_s, num_draws
 
     def act(self, observation: Observation) -> Decision:
         """Choose the best instance under weights drawn from the posterior; its scores are those draws'."""
@@ -75,30 +67,3 @@ class ThompsonSampling:
         instance = int(valid[votes[drawn]])
         self._pending.remember(instance, rows[instance])
         return Decision(instance, propensities, scores)
-
-    def observe(self, completions: Sequence[Feedback]) -> None:
-        """Learn from each decision's own outcome."""
-        for feedback in completions:
-            row = self._pending.claim(feedback)
-            if row is not None:
-                self._model.update(contexts_of(row), reward_of(feedback, self.max_ttft_s))
-
-    def counters(self) -> Mapping[str, int]:
-        """Feedback that was not learned from and decisions forgotten, since reset."""
-        return dict(self._pending.counters)
-
-    def state(self) -> dict[str, Any]:
-        """The model, pending decisions, counters and random state."""
-        return {
-            **header("thompson"),
-            "model": self._model.state(),
-            "pending": self._pending.state(),
-            "rng": pack_rng(self._rng),
-        }
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take up what ``state`` returned."""
-        check_header(state, "thompson")
-        self._model.load_state(state["model"])
-        self._pending.load_state(state["pending"])
-        self._rng = unpack_rng(state["rng"])

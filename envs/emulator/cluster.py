@@ -155,11 +155,6 @@ class EmulatedCluster:
         if not 0 <= instance_index < len(self.configs):
             raise IndexError(f"instance {instance_index} does not exist: the cluster has {len(self.configs)}")
         max_model_len = self.configs[instance_index].max_model_len
-        if request.num_prompt_tokens < 1 or request.num_output_tokens < 1:
-            raise ValueError(
-                f"request {request.request_id} has {request.num_prompt_tokens} prompt and"
-                f" {request.num_output_tokens} output tokens; both must be at least 1"
-            )
         if request.num_prompt_tokens >= max_model_len:
             raise ValueError(
                 f"request {request.request_id} has {request.num_prompt_tokens} prompt tokens, instance"
