@@ -37,6 +37,7 @@ INSTANCE_DTYPE = np.dtype(
         ("prefix_caching", "?"),
         ("by_priority", "?"),
         ("continue_after_self_preemption", "?"),
+        ("event_skipping", "?"),
         ("first_block", "i8"),
         ("first_row", "i8"),
         ("first_cache_slot", "i8"),
@@ -63,6 +64,12 @@ INSTANCE_DTYPE = np.dtype(
         ("free_at_s", "f8"),  # when the next step is or was chosen
         ("step_ends_at_s", "f8"),  # of the step that runs; inf where none does
         ("next_step_ends_at_s", "f8"),
+        (
+            "num_decode_steps",
+            "i8",
+        ),  # the last so many steps chosen give a token to each, and they are the same
+        ("horizon_step", "i8"),  # the first step that may be unlike the last one
+        ("looks_from_step", "i8"),  # when to find the horizon
         # what it counted since time 0
         ("num_queried_tokens", "i8"),
         ("num_hit_tokens", "i8"),
@@ -167,6 +174,9 @@ class State(NamedTuple):
     """``[total rows, blocks of the longest request]``: the blocks each running request holds."""
     running: NDArray[np.int64]
     """``[total rows]``: request slots in scheduling order, ``max_num_seqs`` places per instance."""
+    next_alike: NDArray[np.int64]
+    """``[total rows]``: while steps are skipped, the next place in ``running`` that needs a block when this
+    one does."""
     free_rows: NDArray[np.int64]
     """``[total rows]``: a stack of unused block-table rows per instance."""
     free_slots: NDArray[np.int64]
@@ -177,6 +187,10 @@ class State(NamedTuple):
     """EVENT_DTYPE; room for two per request in flight."""
     step_log: NDArray[np.void]
     """STEP_DTYPE; of length 0 where no log is kept."""
+    wakes_at_s: NDArray[np.float64]
+    """``[num_instances]``: before this instant nothing happens on an instance but that requests get tokens
+    and blocks. Who changes an instance from outside brings it up to date first, and sets this to the
+    present."""
     counts: NDArray[np.int64]
     """``[4]``: events and step-log rows written so far, slots free, places of ``hashes`` used."""
 
