@@ -11,6 +11,8 @@ Outcome = Mapping[str, Any]
 """What a simulator's process printed (``peers/outcome.py``), and ``whole_s``, its wall seconds in all."""
 
 OURS = "bare"
+LIKE = {"dynamo_round_robin_64": "bare_64", "dynamo_kv_router_64": "bare_64"}
+"""Simulator -> our row with KV blocks of the same size, where that is not the bare loop's."""
 MIN_REQUESTS_PER_S = 270_000 / 3
 """Of the bare loop, exact and with prefix caching: a third of the fastest that was ever written of."""
 MIN_RATIOS = {"vidur": 600.0, "dynamo_round_robin": 20.0, "dynamo_kv_router": 20.0}
@@ -93,11 +95,14 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def ratios(rows: Sequence[Row]) -> dict[str, float]:
-    """Simulator -> the bare loop's requests per second over its own, best against best."""
+    """Simulator -> our requests per second over its own, best against best, with blocks of one size."""
     best = {row.name: row.rates[0] for row in rows if row.outcomes}
-    if OURS not in best:
-        return {}
-    return {name: best[OURS] / rate for name, rate in best.items() if name != OURS}
+    ours = {name: LIKE.get(name, OURS) for name in best}
+    return {
+        name: best[ours[name]] / rate
+        for name, rate in best.items()
+        if ours[name] in best and name not in {OURS, *LIKE.values()}
+    }
 
 
 def bars(rows: Sequence[Row]) -> list[Bar]:
