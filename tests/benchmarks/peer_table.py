@@ -14,7 +14,7 @@ OURS = "bare"
 LIKE = {"dynamo_round_robin_64": "bare_64", "dynamo_kv_router_64": "bare_64"}
 """Simulator -> our row with KV blocks of the same size, where that is not the bare loop's."""
 MIN_REQUESTS_PER_S = 270_000 / 3
-"""Of the bare loop, exact and with prefix caching: a third of the fastest that was ever written of."""
+"""Of the bare loop, exact and with prefix caching: within three times of the 270,000 that we aim at."""
 MIN_RATIOS = {"vidur": 600.0, "dynamo_round_robin": 20.0, "dynamo_kv_router": 20.0}
 """Simulator -> how many times as many requests per wall second the bare loop is to serve."""
 
@@ -91,7 +91,12 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = [f"| {' | '.join(HEAD)} |", f"|{' --- |' * len(HEAD)}"]
     for row in rows:
         lines.append(f"| {' | '.join(row.cells + ('',) * (len(HEAD) - len(row.cells)))} |")
-    return "\n".join([*lines, "", *(f"- {row.title}: {row.models}" for row in rows)])
+    notes = [
+        f"- {row.title}: {row.models}"
+        + (f" (a later run failed: {row.failure})" if row.outcomes and row.failure else "")
+        for row in rows
+    ]
+    return "\n".join([*lines, "", *notes])
 
 
 def ratios(rows: Sequence[Row]) -> dict[str, float]:

@@ -1,5 +1,8 @@
+import sys
+
 import pytest
 
+from tests.benchmarks.bench_peers import run
 from tests.benchmarks.peer_table import HEAD, Row, bars, markdown, ratios
 from tests.benchmarks.peers.outcome import spread
 
@@ -46,6 +49,18 @@ def test_peer_that_failed_is_a_row_with_its_reason():
     assert {line.count("|") for line in lines[:4]} == {len(HEAD) + 1}
     assert "| Vidur | did not run: install: no such version |" in table
     assert "- Vidur: kernels" in lines
+    later = markdown([Row("bare", "ours", "steps", [outcome(1.0)], failure="killed")])
+    assert "| ours | 1,000 |" in later
+    assert later.endswith("- ours: steps (a later run failed: killed)")
+
+
+def test_process_that_fails_says_its_last_line():
+    assert run([sys.executable, "-c", "print('kept')"], 60) == ("", "kept\n")
+    program = "import sys; print('noise', file=sys.stderr); sys.exit('no such profile')"
+    assert run([sys.executable, "-c", program], 60) == ("no such profile", "")
+    assert run([sys.executable, "-c", "raise SystemExit(3)"], 60) == ("status 3", "")
+    assert "timed out" in run([sys.executable, "-c", "import time; time.sleep(60)"], 0.2)[0]
+    assert "No such file" in run(["/nowhere/python"], 60)[0]
 
 
 def test_ratios_compare_the_best_runs():

@@ -2,7 +2,8 @@
 
 Vidur predicts step times by regression on profiled kernels. Its own profiles lie in a data set on a hub;
 here it is given our law of step times instead, written in the form of those profiles, so that both
-simulators take the same time for the same step. The regression is trained once and kept in ``cache``.
+simulators take the same time for the same step (of a roofline law without a term per sequence). The
+regression is trained once and kept in ``cache``.
 """
 
 import csv
