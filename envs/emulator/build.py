@@ -170,6 +170,8 @@ def clear(state: State) -> None:
 
 
 _COUNTERS = (
+    "num_loose_blocks",
+    "may_have_orphans",
     "num_running",
     "num_waiting",
     "num_steps",

@@ -12,7 +12,7 @@ from envs.cluster import ClusterSnapshot, Completion, Events, FirstToken, Instan
 from envs.emulator.build import InstanceConfig, build_state, clear
 from envs.emulator.engine import advance_all, advance_to_completion, advance_woken
 from envs.emulator.intake import BAD_HASHES, hand_over, release_slot, take_slot, with_room
-from envs.emulator.kv_cache import find
+from envs.emulator.prefix_cache import find_next
 from envs.emulator.state import NONE, NUM_EVENTS, NUM_STEP_ROWS, State
 from envs.emulator.step_time import decode_step_s, prefill_tokens_per_s
 
@@ -21,10 +21,12 @@ from envs.emulator.step_time import decode_step_s, prefill_tokens_per_s
 def _count_cached_blocks(state: State, hashes: NDArray[np.int64], out: NDArray[np.int64]) -> None:
     for index in range(state.instances.shape[0]):
         instance = state.instances[index]
-        num = 0
-        if instance.prefix_caching:
-            while num < hashes.shape[0] and find(state, instance, hashes[num]) != NONE:
-                num += 1
+        num, block = 0, NONE
+        while instance.prefix_caching and num < hashes.shape[0]:
+            block = find_next(state, instance, block, hashes[num])
+            if block == NONE:
+                break
+            num += 1
         out[index] = num
 
 

@@ -49,6 +49,8 @@ INSTANCE_DTYPE = np.dtype(
         ("free_head", "i8"),
         ("free_tail", "i8"),
         ("num_free_blocks", "i8"),  # not counting gaps
+        ("num_loose_blocks", "i8"),
+        ("may_have_orphans", "?"),
         # its scheduler
         ("num_running", "i8"),
         ("waiting_head", "i8"),
@@ -112,16 +114,29 @@ BLOCK_DTYPE = np.dtype([("place", "i4"), ("num_refs", "i4"), ("kind", "i4")])
 """A block; ``place`` is its index in ``State.free_queue`` and means something without references only.
 Records are small because touching all blocks in turn is most of the emulator's work."""
 
-UNCACHED, PRIVATE, IN_TABLE = 0, 1, 2
+UNCACHED, PRIVATE, CACHED = 0, 1, 2
 """Kinds of blocks. A private block is full, and only its own request could ask for its content again: it
-keeps its place in the eviction order like any cached block, but enters the cache table only if its request
+keeps its place in the eviction order like any cached block, but enters the prefix cache only if its request
 is preempted."""
 
-CACHED_BLOCK_DTYPE = np.dtype([("block_hash", "i8"), ("prev_twin", "i4"), ("next_twin", "i4")])
-"""What a block ``IN_TABLE`` is cached under, in a ring of all blocks of that hash, oldest first."""
+CACHED_BLOCK_DTYPE = np.dtype(
+    [
+        ("block_hash", "i8"),
+        ("prev_twin", "i4"),  # in a ring of all blocks of that hash, from the oldest to the newest
+        ("next_twin", "i4"),
+        ("parent", "i4"),  # and what follows means something for the oldest only:
+        ("child", "i4"),  # parent and child are of each other; the parent is NONE for a block in the table
+        ("is_oldest", "?"),
+        ("branches", "?"),  # the table may hold further children
+        ("is_loose", "?"),  # in the table, and not the first block of its prefix
+    ],
+    align=True,
+)
+"""What a ``CACHED`` block is cached under, and how it is found (``envs.emulator.prefix_cache``)."""
 
 CACHE_SLOT_DTYPE = np.dtype([("block_hash", "i8"), ("block", "i8")])
-"""Open-addressing table: hash -> oldest block cached under it. ``NO_HASH`` marks an empty slot."""
+"""Open-addressing table: hash -> oldest block cached under it, where that is no child. ``NO_HASH`` marks
+an empty slot."""
 
 NO_HASH = 0
 
