@@ -82,7 +82,7 @@ def free_request(state: State, instance: InstanceRecord, request: RequestRecord)
     request.num_cached_blocks = 0
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _cache(
     state: State, instance: InstanceRecord, request: RequestRecord, row: NDArray[np.int32], index: int
 ) -> None:
