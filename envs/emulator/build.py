@@ -19,6 +19,7 @@ from envs.emulator.state import (
     NUM_FREE_SLOTS,
     REQUEST_DTYPE,
     STEP_DTYPE,
+    TWIN_DTYPE,
     UNCACHED,
     State,
 )
@@ -125,6 +126,7 @@ def build_state(
         blocks=np.zeros(first_block, BLOCK_DTYPE),
         free_queue=np.zeros(first_cache_slot, np.int32),
         cached_blocks=np.zeros(first_block, CACHED_BLOCK_DTYPE),
+        twins=np.zeros(first_block, TWIN_DTYPE),
         cache_slots=np.zeros(first_cache_slot, CACHE_SLOT_DTYPE),
         block_table=np.zeros((first_row, longest), np.int32),
         running=np.zeros(first_row, np.int64),
