@@ -1,0 +1,50 @@
+"""What an instance loses: all of it when its process dies, its prefix cache when that is flushed."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from envs.emulator.build import clear_instance
+from envs.emulator.state import NO_HASH, UNCACHED, State
+from envs.emulator.waiting import take_head
+
+
+def take_all(state: State, index: int) -> NDArray[np.int64]:
+    """Kill an instance's engine: give it the memory of one that has just started.
+
+    Its counters begin anew, as those of a new process do; its ``slowdown`` is the machine's and stays.
+
+    Returns:
+        The slots of the requests it held, those that ran first, then those that waited in their order. They
+        stay filled: the caller frees each with ``release_slot``.
+    """
+    slots = _slots_of(state, index)
+    clear_instance(state, index)
+    return slots
+
+
+@njit(cache=True)
+def _slots_of(state: State, index: int) -> NDArray[np.int64]:
+    """Empty the waiting queue; return what runs and what waited."""
+    instance = state.instances[index]
+    num_running, first = instance.num_running, instance.first_row
+    slots = np.empty(num_running + instance.num_waiting, np.int64)
+    slots[:num_running] = state.running[first : first + num_running]
+    for position in range(num_running, slots.shape[0]):
+        slots[position] = instance.waiting_head
+        take_head(state, instance)
+    return slots
+
+
+def flush_cache(state: State, index: int) -> None:
+    """Let an instance forget every block hash, also of blocks in use; no request loses a block.
+
+    vLLM's ``reset_prefix_cache`` (vllm/v1/core/block_pool.py) does this to an idle engine, and refuses
+    others. Blocks keep their place in the eviction order.
+    """
+    row = state.instances[index]
+    first_slot, first_block = int(row["first_cache_slot"]), int(row["first_block"])
+    state.cache_slots["block_hash"][first_slot : first_slot + int(row["cache_slot_mask"]) + 1] = NO_HASH
+    state.blocks["kind"][first_block : first_block + int(row["num_blocks"])] = UNCACHED
