@@ -7,22 +7,31 @@ from numba import njit
 from numpy.typing import NDArray
 
 from envs.emulator.build import clear_instance
+from envs.emulator.intake import release_slot
 from envs.emulator.state import NO_HASH, UNCACHED, State
 from envs.emulator.waiting import take_head
 
 
-def take_all(state: State, index: int) -> NDArray[np.int64]:
+def take_all(state: State, index: int) -> tuple[NDArray[np.int64], NDArray[np.void]]:
     """Kill an instance's engine: give it the memory of one that has just started.
 
     Its counters begin anew, as those of a new process do; its ``slowdown`` is the machine's and stays.
 
     Returns:
-        The slots of the requests it held, those that ran first, then those that waited in their order. They
-        stay filled: the caller frees each with ``release_slot``.
+        The slots, free again, of the requests that it held, those that ran first, then those that waited in
+        their order; and a copy of their records, REQUEST_DTYPE ``[num_requests]``.
     """
     slots = _slots_of(state, index)
+    records = state.requests[slots]
+    _release(state, slots)
     clear_instance(state, index)
-    return slots
+    return slots, records
+
+
+@njit(cache=True)
+def _release(state: State, slots: NDArray[np.int64]) -> None:
+    for slot in slots:
+        release_slot(state, slot)
 
 
 @njit(cache=True)
