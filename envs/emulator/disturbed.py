@@ -185,7 +185,10 @@ class DisturbedCluster(EmulatedCluster):
 
     def _start(self, index: int) -> None:
         self._change(index, STARTING)
-        self._enter_unless_changed(self.world.cold_start_s, index, self._come_up)
+        if self.world.cold_start_s > 0.0:
+            self._enter_unless_changed(self.world.cold_start_s, index, self._come_up)
+        else:
+            self._come_up(index)
 
     def _come_up(self, index: int) -> None:
         self._change(index, UP)
