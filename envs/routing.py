@@ -188,7 +188,7 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
         return self._look()["mask"].astype(np.bool_)
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Send the current request to an instance and let time pass until the next one arrives.
+        """Send the current request to an instance and let time pass until the next one is to be decided.
 
         Raises ``MaskedActionError`` where the observation masks that instance, and
         ``gymnasium.error.ResetNeeded`` after the end of an episode.
