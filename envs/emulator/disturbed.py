@@ -17,6 +17,7 @@ import numpy as np
 from envs.cluster import ClusterSnapshot, Completion, Events, Request
 from envs.emulator.build import InstanceConfig, clear_instance
 from envs.emulator.cluster import EmulatedCluster
+from envs.emulator.engine import advance_all
 from envs.emulator.failure import take_all
 from envs.emulator.reports import Reports
 from envs.emulator.scrapes import Scrapes
@@ -46,13 +47,14 @@ class DisturbedCluster(EmulatedCluster):
         block_size: int = 16,
         scrape_interval_s: float = 0.1,
         step_log_rows: int = 0,
+        event_skipping: bool = True,
     ) -> None:
         self.world = world if world is not None else World()
         self.world.check(len(instances))
         self._delay_s = np.broadcast_to(
             np.asarray(self.world.network_delay_s, np.float64), len(instances)
         ).tolist()
-        super().__init__(instances, block_size, scrape_interval_s, step_log_rows)
+        super().__init__(instances, block_size, scrape_interval_s, step_log_rows, event_skipping)
 
     @property
     def num_in_flight(self) -> int:
@@ -126,7 +128,7 @@ class DisturbedCluster(EmulatedCluster):
     def fail(self, instance_index: int) -> None:
         """Kill an instance's process, with its cache and all its requests."""
         self._require(instance_index, "fail", UP, STARTING, DRAINING)
-        slots, records = take_all(self._state, instance_index)
+        slots, records = take_all(self.state, instance_index)
         for slot, record in zip(slots.tolist(), records, strict=True):
             completion = Completion(
                 int(record["request_id"]),
@@ -155,7 +157,7 @@ class DisturbedCluster(EmulatedCluster):
         if self.statuses[instance_index] == DRAINING:
             self._come_up(instance_index)
         else:
-            clear_instance(self._state, instance_index)
+            clear_instance(self.state, instance_index)
             self._start(instance_index)
 
     def remove(self, instance_index: int) -> None:
@@ -220,6 +222,7 @@ class DisturbedCluster(EmulatedCluster):
             heappop(self._agenda)[3]()
 
     def _take_scrape(self) -> None:
+        advance_all(self._state, self._now_s)
         self._scrapes.take(self._measured(), self._serving())
         self._enter(self._scrapes.next_at_s, _SCRAPE, self._take_scrape)
 

@@ -1,4 +1,7 @@
-"""What an instance loses: all of it when its process dies, its prefix cache when that is flushed."""
+"""What befalls an instance from outside: its process dies, its prefix cache is flushed, it slows down.
+
+Each takes the state as of now: every instance must have been advanced to the present.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +50,15 @@ def _slots_of(state: State, index: int) -> NDArray[np.int64]:
     return slots
 
 
+def slow(state: State, index: int, factor: float, now_s: float) -> None:
+    """Let the steps that an instance chooses from now on take ``factor`` times as long as by its law."""
+    instance = state.instances[index]
+    instance["slowdown"] = factor
+    instance["num_decode_steps"] = 0  # the next step is not like the last
+    instance["looks_from_step"] = 0
+    state.wakes_at_s[index] = now_s
+
+
 def flush_cache(state: State, index: int) -> None:
     """Let an instance forget every block hash, also of blocks in use; no request loses a block.
 
@@ -56,4 +68,5 @@ def flush_cache(state: State, index: int) -> None:
     row = state.instances[index]
     first_slot, first_block = int(row["first_cache_slot"]), int(row["first_block"])
     state.cache_slots["block_hash"][first_slot : first_slot + int(row["cache_slot_mask"]) + 1] = NO_HASH
+    row["num_loose_blocks"], row["may_have_orphans"] = 0, False
     state.blocks["kind"][first_block : first_block + int(row["num_blocks"])] = UNCACHED

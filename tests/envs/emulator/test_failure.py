@@ -1,5 +1,6 @@
 """What an instance loses when it fails, and when its cache is flushed; nothing of it is lost silently."""
 
+from dataclasses import replace
 from math import isnan
 
 import numpy as np
@@ -14,7 +15,8 @@ from envs.world import Schedule, World
 
 from .invariants import check_idle, check_memory
 from .test_conservation import MAX_MODEL_LEN, run, scenarios
-from .toy import TICK_S, request, toy_cluster
+from .test_skip import H100, check_same
+from .toy import PROFILE, TICK_S, request, toy_cluster
 
 NUM_EXAMPLES = 400
 NEXT = {"up": ("fail", "remove"), "down": ("restart", "remove"), "absent": ("add",)}
@@ -74,13 +76,13 @@ def test_a_flushed_cache_is_empty_and_disturbs_nobody():
 
 
 @st.composite
-def schedules(draw, num_instances):
+def schedules(draw, num_instances, gap_ticks=(0, 1, 7, 40)):
     """A schedule that fits, with instances that are absent at first."""
-    states = [draw(st.sampled_from(["up", "up", "absent"])) for _ in range(num_instances)]
+    states = [draw(st.sampled_from(["up", "up", "up", "up", "absent"])) for _ in range(num_instances)]
     absent = [index for index, state in enumerate(states) if state == "absent"]
     tick, events = 0, []
     for _ in range(draw(st.integers(0, 10))):
-        tick += draw(st.sampled_from([0, 1, 7, 40]))
+        tick += draw(st.sampled_from(gap_ticks))
         index = draw(st.integers(0, num_instances - 1))
         what = draw(st.sampled_from([*NEXT[states[index]], "slow", "flush_cache"]))
         event = {"at_s": tick * TICK_S, "instance": index, "what": what}
@@ -153,3 +155,59 @@ def test_every_request_ends_once_whatever_fails(data, num_pieces):
             assert isnan(done.first_token_at_s)
     if not world.events and not world.absent:
         assert not any(done.failure for done in completions)
+
+
+@settings(
+    max_examples=NUM_EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(st.data(), st.sampled_from([PROFILE, H100]), st.lists(st.sampled_from([1, 40, 300, 2000]), min_size=1))
+def test_steps_that_are_skipped_go_through_the_same(data, profile, pieces):
+    configs, block_size, submissions = data.draw(scenarios(max_model_len=200, max_output=180))
+    configs = [replace(config, profile=profile) for config in configs]
+    world = data.draw(schedules(len(configs), (0, 40, 150, 600)))
+    outcomes, clusters = [], []
+    for event_skipping in (True, False):
+        cluster = DisturbedCluster(configs, world, block_size, 400 * TICK_S, event_skipping=event_skipping)
+        events, num_pieces = [], 0
+        for item, index in submissions:
+            while cluster.now_s < item.arrived_at_s:
+                piece_s = pieces[num_pieces % len(pieces)] * TICK_S
+                events.append(cluster.advance_to(min(item.arrived_at_s, cluster.now_s + piece_s)))
+                events.append(cluster.snapshot())
+                num_pieces += 1
+            cluster.submit(item, index)
+        for _ in range(5):
+            events.append(cluster.advance_to(cluster.now_s + pieces[0] * TICK_S))
+            events.append(cluster.snapshot())
+        events.append(cluster.drain())
+        cluster.advance_to(max(8.0, cluster.now_s))
+        outcomes.append(repr((events, cluster.snapshot(), cluster.now_s, cluster.statuses)))
+        clusters.append(cluster)
+    assert outcomes[0] == outcomes[1]
+    check_memory(clusters[0].state)
+    check_same(*clusters)
+
+
+@pytest.mark.parametrize("async_scheduling", [False, True])
+@pytest.mark.parametrize("factors", [(4, 1), (1, 4), (100, 1.5)])
+def test_a_change_of_speed_while_steps_are_skipped(factors, async_scheduling):
+    """An instance that was left behind until late must not sleep through what then comes sooner."""
+    outcomes = []
+    for event_skipping in (True, False):
+        config = replace(
+            toy_cluster(max_model_len=400, num_blocks=200).configs[0], async_scheduling=async_scheduling
+        )
+        events = [
+            {"at_s": at_s, "instance": 0, "what": "slow", "factor": factor}
+            for at_s, factor in zip((0.5, 1.25), factors, strict=True)
+        ]
+        world = World(schedule=Schedule(events))
+        cluster = DisturbedCluster([config], world, 4, 1000.0, event_skipping=event_skipping)
+        for number in range(3):
+            cluster.submit(request(number, 0, 8 + number, 300 - number), 0)
+        outcomes.append((cluster.advance_to(1.4), cluster.drain(), cluster.now_s))
+    assert outcomes[0] == outcomes[1]
