@@ -137,6 +137,7 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
             return RouterView(traits, max_instances, index, half_life_s)
 
         self.routers = Routers([view() for _ in range(num_routers)], router_affinity)
+        self._router = 0
         self.max_retries = max_retries
         self._max_model_len = np.array([trait.max_model_len for trait in traits])
         self.exact_prefix_hits = prefix_hits == "exact"
@@ -179,6 +180,11 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
         """The router on which the current request landed."""
         return self._router
 
+    @property
+    def view(self) -> RouterView:
+        """What that router knows."""
+        return self.routers.views[self._router]
+
     def declare_propensity(self, propensity: float) -> None:
         """Say with what probability the next ``step``'s instance was chosen, for its feedback."""
         self._propensity = propensity
@@ -204,7 +210,7 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
             )
         now_s = self.cluster.now_s
         self.cluster.submit(request, instance)
-        self.routers.views[self._router].sent(request, instance, now_s)
+        self.view.sent(request, instance, now_s)
         self._in_flight[request.request_id] = _Decision(
             self._decisions, self._propensity, request, self._num_retries, self._router
         )
@@ -284,10 +290,9 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
 
     def _observe(self, request: Request) -> Observation:
         now_s = self.cluster.now_s
-        view = self.routers.views[self._router]
-        view.scraped(self.cluster.snapshot(self._router), now_s)
+        self.view.scraped(self.cluster.snapshot(self._router), now_s)
         exact_hit_tokens = self.cluster.num_exact_hit_tokens(request) if self.exact_prefix_hits else None
-        observation = view.look(request, now_s, exact_hit_tokens)
+        observation = self.view.look(request, now_s, exact_hit_tokens)
         if not observation["mask"].any():
             # None that is healthy takes it: as Envoy's load balancers in a panic (arch_overview/upstream/
             # load_balancing/panic_threshold of its documentation), offer all. What is sent may fail.
