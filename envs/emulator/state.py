@@ -43,6 +43,7 @@ INSTANCE_DTYPE = np.dtype(
         ("first_cache_slot", "i8"),
         ("cache_slot_mask", "i8"),
         *[(name, "f8") for name in STEP_TIME_DTYPE.names or ()],
+        ("slowdown", "f8"),  # how many times as long its steps take as by that law
         # its free-block queue, in eviction order: a ring with gaps, from free_head up to before free_tail
         ("first_place", "i8"),
         ("place_mask", "i8"),
