@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+import envs.emulator  # noqa: F401 (it says where compiled functions are kept)
+
 
 @njit(cache=True)
 def faded(amount: float, at_s: float, now_s: float, half_life_s: float) -> float:

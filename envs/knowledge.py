@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+import envs.emulator  # noqa: F401 (it says where compiled functions are kept)
 from envs import observation as columns
 from envs.cluster import InstanceTraits
 from envs.fading import faded, per_s

@@ -17,6 +17,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+import envs.emulator  # noqa: F401 (it says where compiled functions are kept)
+
 NONE = -1
 
 

@@ -162,7 +162,5 @@ class RouterView:
         number = self._tenants.setdefault(tenant, len(self._tenants))
         fading = self._knowledge.fading
         if FIRST_TENANT + number == len(fading):
-            self._knowledge = self._knowledge._replace(
-                fading=np.concatenate([fading, np.zeros_like(fading)])
-            )
+            self._knowledge = self._knowledge._replace(fading=np.concatenate([fading, np.zeros_like(fading)]))
         return number

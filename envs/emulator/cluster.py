@@ -12,20 +12,9 @@ from envs.cluster import ClusterSnapshot, Completion, Events, FirstToken, Instan
 from envs.emulator.build import InstanceConfig, build_state, clear
 from envs.emulator.engine import advance_all, advance_to_completion
 from envs.emulator.intake import BAD_HASHES, hand_over, release_slot, take_slot, with_room
-from envs.emulator.kv_cache import find
+from envs.emulator.kv_cache import count_cached_blocks
 from envs.emulator.state import NONE, NUM_EVENTS, NUM_STEP_ROWS, State
 from envs.emulator.step_time import decode_step_s, prefill_tokens_per_s
-
-
-@njit(cache=True)
-def _count_cached_blocks(state: State, hashes: NDArray[np.int64], out: NDArray[np.int64]) -> None:
-    for index in range(state.instances.shape[0]):
-        instance = state.instances[index]
-        num = 0
-        if instance.prefix_caching:
-            while num < hashes.shape[0] and find(state, instance, hashes[num]) != NONE:
-                num += 1
-        out[index] = num
 
 
 @njit(cache=True)
@@ -231,7 +220,7 @@ class EmulatedCluster:
         """Prompt tokens of ``request`` that each instance's cache holds right now, ``[num_instances]``."""
         num_blocks = np.zeros(len(self.configs), np.int64)
         usable = (request.num_prompt_tokens - 1) // self.block_size
-        _count_cached_blocks(self._state, request.block_hashes[:usable], num_blocks)
+        count_cached_blocks(self._state, request.block_hashes[:usable], num_blocks)
         return num_blocks * self.block_size
 
     def take_step_log(self) -> NDArray[np.void]:

@@ -257,3 +257,15 @@ def cache_full_blocks(
             state.blocks[row[index]].kind = PRIVATE
     if num_full > request.num_cached_blocks:
         request.num_cached_blocks = num_full
+
+
+@njit(cache=True)
+def count_cached_blocks(state: State, hashes: NDArray[np.int64], out: NDArray[np.int64]) -> None:
+    """Write how many of these blocks, a prompt's first ones, each instance's cache holds."""
+    for index in range(state.instances.shape[0]):
+        instance = state.instances[index]
+        num = 0
+        if instance.prefix_caching:
+            while num < hashes.shape[0] and find(state, instance, hashes[num]) != NONE:
+                num += 1
+        out[index] = num

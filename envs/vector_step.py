@@ -1,0 +1,323 @@
+"""The compiled functions of many routing worlds: each does to one world what ``RoutingEnv`` does to its own.
+
+They let go of Python's interpreter lock and touch only the worlds they are asked for, so that threads may
+take different worlds at the same time.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from envs.emulator.borrow import borrowed
+from envs.emulator.engine import advance_all
+from envs.emulator.intake import hand_over, release_slot, take_slot
+from envs.emulator.kv_cache import count_cached_blocks
+from envs.emulator.state import NONE, NUM_EVENTS, State
+from envs.knowledge import Knowledge, completed, first_token, know_nothing, look, scraped, sent
+from envs.prefix_index import Index, Keys, forget, insert, match
+from envs.vector_state import Gauges, Stream, Worlds
+
+BEGIN, STEP, REST = 0, 1, 2
+"""What a world is to do."""
+
+
+class Rules(NamedTuple):
+    """What all worlds have in common."""
+
+    block_size: int
+    scrape_interval_s: float
+    half_life_s: float
+    keys: Keys
+    exact_prefix_hits: bool
+
+
+@njit(cache=True)
+def _state(worlds: Worlds, number: int) -> State:
+    stack = worlds.state
+    return State(
+        stack.instances[number],
+        stack.requests[number],
+        stack.blocks[number],
+        stack.free_queue[number],
+        stack.cached_blocks[number],
+        stack.cache_slots[number],
+        stack.block_table[number],
+        stack.running[number],
+        stack.free_rows[number],
+        stack.free_slots[number],
+        stack.hashes[number],
+        stack.events[number],
+        stack.step_log[number],
+        stack.counts[number],
+    )
+
+
+@njit(cache=True)
+def _knowledge(worlds: Worlds, number: int) -> Knowledge:
+    stack = worlds.knowledge
+    return Knowledge(
+        stack.table[number], stack.instances[number], stack.fading[number], stack.flights[number]
+    )
+
+
+@njit(cache=True)
+def _index(worlds: Worlds, number: int) -> Index:
+    stack = worlds.index
+    return Index(
+        stack.buckets[number],
+        stack.hashes[number],
+        stack.used_at_s[number],
+        stack.next_in_bucket[number],
+        stack.older[number],
+        stack.newer[number],
+        stack.oldest[number],
+        stack.newest[number],
+        stack.num_used[number],
+    )
+
+
+@njit(cache=True)
+def _gauges(worlds: Worlds, number: int) -> Gauges:
+    stack = worlds.gauges
+    return Gauges(
+        stack.num_waiting[number],
+        stack.num_running[number],
+        stack.frac_kv_cache_usage[number],
+        stack.frac_prefix_hits[number],
+        stack.age_s[number],
+        stack.healthy[number],
+    )
+
+
+@njit(cache=True)
+def _scrape(state: State, gauges: Gauges) -> None:
+    for number in range(state.instances.shape[0]):
+        instance = state.instances[number]
+        gauges.num_waiting[number] = instance.num_waiting
+        gauges.num_running[number] = instance.num_running
+        gauges.frac_kv_cache_usage[number] = 1.0 - instance.num_free_blocks / instance.num_blocks
+        gauges.frac_prefix_hits[number] = instance.num_hit_tokens / max(instance.num_queried_tokens, 1)
+
+
+@njit(cache=True)
+def _hashes(stream: Stream, row: int, limit: int) -> NDArray[np.int64]:
+    """A request's block hashes, ``limit`` of them at most."""
+    first = stream.hash_offsets[row]
+    return stream.hashes[first : min(first + limit, stream.hash_offsets[row + 1])]
+
+
+@njit(cache=True)
+def _send(worlds: Worlds, number: int, rules: Rules, stream: Stream, action: int, propensity: float) -> bool:
+    """Submit the present request to an instance, unless there is no room for it."""
+    episode = worlds.episodes[number]
+    state = borrowed(_state(worlds, number))
+    row = episode.first + episode.num_sent
+    num_prompt_tokens = stream.num_prompt_tokens[row]
+    arrived_at_s = stream.arrived_at_s[row] - stream.arrived_at_s[episode.first]
+    slot = take_slot(
+        state,
+        episode.num_sent,
+        num_prompt_tokens,
+        stream.num_output_tokens[row],
+        arrived_at_s,
+        stream.hashes[stream.hash_offsets[row] : stream.hash_offsets[row + 1]],
+        0,
+    )
+    if slot == NONE:
+        return False
+    hand_over(state, slot, action, episode.now_s)
+    sent(
+        _knowledge(worlds, number),
+        slot,
+        action,
+        arrived_at_s,
+        num_prompt_tokens,
+        stream.tenant_number[row],
+        worlds.hit_tokens[number, action],
+        episode.now_s,
+        rules.half_life_s,
+    )
+    if state.instances[action].prefix_caching:
+        hashes = _hashes(stream, row, num_prompt_tokens // rules.block_size)
+        insert(_index(worlds, number), rules.keys, action, hashes, episode.now_s)
+    worlds.propensities[number, slot] = propensity
+    episode.num_sent += 1
+    episode.num_waiting += 1
+    episode.num_in_flight += 1
+    return True
+
+
+@njit(cache=True)
+def _pass_time(worlds: Worlds, number: int, rules: Rules, stream: Stream) -> None:
+    """Run a world until its next request arrives or, after the last one, until nothing is in flight."""
+    episode = worlds.episodes[number]
+    state = borrowed(_state(worlds, number))
+    is_over = episode.num_sent == stream.num_requests
+    if is_over:
+        until_s, last_scrape = np.inf, episode.num_scrapes + 1
+    else:
+        until_s = stream.arrived_at_s[episode.first + episode.num_sent] - stream.arrived_at_s[episode.first]
+        last_scrape = int(until_s / rules.scrape_interval_s) + 1  # rounding: may be off by one
+        while last_scrape * rules.scrape_interval_s > until_s:
+            last_scrape -= 1
+    num_seen, num_completed, completed_at_s = 0, 0, 0.0
+    while True:
+        is_arrival = last_scrape <= episode.num_scrapes  # earlier scrapes would be overwritten unseen
+        stop_s = until_s if is_arrival else last_scrape * rules.scrape_interval_s
+        advance_all(state, stop_s)
+        if is_arrival:
+            episode.now_s = until_s
+            return
+        if is_over:
+            for event in range(num_seen, state.counts[NUM_EVENTS]):
+                if state.events[event].is_completion:
+                    num_completed += 1
+                    completed_at_s = max(completed_at_s, state.events[event].at_s)
+            num_seen = state.counts[NUM_EVENTS]
+        has_ended = is_over and num_completed == episode.num_in_flight
+        if not has_ended or completed_at_s == stop_s:
+            _scrape(state, _gauges(worlds, number))
+            episode.num_scrapes = last_scrape
+        if has_ended:
+            episode.now_s = completed_at_s
+            return
+        if is_over:
+            last_scrape += 1
+
+
+@njit(cache=True)
+def _take_events(worlds: Worlds, number: int, rules: Rules, stream: Stream, began_at_s: float) -> None:
+    """Let the router learn what happened since ``began_at_s``, and write down the interval."""
+    episode, outcomes = worlds.episodes[number], worlds.completed[number]
+    state, knowledge = borrowed(_state(worlds, number)), _knowledge(worlds, number)
+    duration_s = episode.now_s - began_at_s
+    waiting_request_s = episode.num_waiting * duration_s
+    in_flight_request_s = episode.num_in_flight * duration_s
+    not_waited_s, not_in_flight_s, num_completed = 0.0, 0.0, 0
+    num_events = state.counts[NUM_EVENTS]
+    state.counts[NUM_EVENTS] = 0
+    order = np.argsort(state.events[:num_events]["at_s"], kind="mergesort")
+    for position in range(num_events):
+        event = state.events[order[position]]
+        if not event.is_completion:
+            first_token(knowledge, event.slot, event.at_s, rules.half_life_s)
+            not_waited_s += episode.now_s - event.at_s
+            episode.num_waiting -= 1
+            continue
+        request = state.requests[event.slot]
+        completed(knowledge, event.slot, request.num_output_tokens, event.at_s, rules.half_life_s)
+        not_in_flight_s += episode.now_s - event.at_s
+        outcome = outcomes[num_completed]
+        outcome.decision_id = request.request_id
+        outcome.propensity = worlds.propensities[number, event.slot]
+        outcome.instance = event.instance
+        outcome.num_prompt_tokens = request.num_prompt_tokens
+        outcome.num_output_tokens = request.num_output_tokens
+        outcome.num_cached_tokens = request.num_cached_tokens
+        outcome.num_preemptions = request.num_preemptions
+        outcome.arrived_at_s = request.arrived_at_s
+        outcome.ttft_s = request.first_token_at_s - request.arrived_at_s
+        outcome.tpot_s = (event.at_s - request.first_token_at_s) / max(request.num_output_tokens - 1, 1)
+        outcome.e2e_s = event.at_s - request.arrived_at_s
+        outcome.slo_met = outcome.ttft_s <= stream.slo_ttft_s and outcome.tpot_s <= stream.slo_tpot_s
+        outcome.tenant = stream.tenant[episode.first + request.request_id]
+        num_completed += 1
+        release_slot(state, event.slot)
+    episode.num_in_flight -= num_completed
+    episode.num_completed = num_completed
+    episode.duration_s = duration_s
+    episode.waiting_request_s = waiting_request_s - not_waited_s
+    episode.in_flight_request_s = in_flight_request_s - not_in_flight_s
+
+
+@njit(cache=True)
+def _observe(worlds: Worlds, number: int, rules: Rules, stream: Stream) -> None:
+    """Look at the present request; after the last one, once more at that."""
+    episode, gauges = worlds.episodes[number], _gauges(worlds, number)
+    row = episode.first + min(episode.num_sent, stream.num_requests - 1)
+    now_s, num_prompt_tokens = episode.now_s, stream.num_prompt_tokens[row]
+    knowledge = _knowledge(worlds, number)
+    gauges.age_s[:] = now_s - episode.num_scrapes * rules.scrape_interval_s
+    scraped(
+        knowledge,
+        gauges.num_waiting,
+        gauges.num_running,
+        gauges.frac_kv_cache_usage,
+        gauges.frac_prefix_hits,
+        gauges.age_s,
+        gauges.healthy,
+        now_s,
+    )
+    hit_tokens, hit_used_at_s = worlds.hit_tokens[number], worlds.hit_used_at_s[number]
+    if rules.exact_prefix_hits:
+        hashes = _hashes(stream, row, (num_prompt_tokens - 1) // rules.block_size)
+        count_cached_blocks(_state(worlds, number), hashes, hit_tokens)
+        for instance in range(hit_tokens.shape[0]):
+            hit_tokens[instance] *= rules.block_size
+            hit_used_at_s[instance] = now_s if hit_tokens[instance] > 0 else -np.inf
+    else:
+        hashes = _hashes(stream, row, num_prompt_tokens // rules.block_size)
+        match(_index(worlds, number), rules.keys, hashes, now_s, hit_tokens, hit_used_at_s)
+    look(
+        knowledge,
+        num_prompt_tokens,
+        stream.turn[row],
+        stream.tenant_number[row],
+        stream.session_id[row],
+        hit_tokens,
+        hit_used_at_s,
+        now_s,
+        rules.half_life_s,
+        worlds.instances[number],
+        worlds.request[number],
+        worlds.mask[number],
+    )
+
+
+@njit(cache=True)
+def _begin(worlds: Worlds, number: int) -> None:
+    """Forget the last episode; the emulated cluster is at time 0, ``episode.first`` is that of the next."""
+    know_nothing(_knowledge(worlds, number))
+    forget(_index(worlds, number))
+    _scrape(_state(worlds, number), _gauges(worlds, number))
+    episode = worlds.episodes[number]
+    episode.num_sent = 0
+    episode.num_scrapes = 0
+    episode.num_waiting = 0
+    episode.num_in_flight = 0
+    episode.num_completed = 0
+    episode.now_s = 0.0
+
+
+@njit(cache=True, nogil=True)
+def play(
+    worlds: Worlds,
+    rules: Rules,
+    stream: Stream,
+    tasks: NDArray[np.int8],
+    actions: NDArray[np.int64],
+    propensities: NDArray[np.float64],
+    first: int,
+    stop: int,
+) -> int:
+    """Let the worlds from ``first`` up to before ``stop`` do what ``tasks`` says.
+
+    Returns the first world whose request found no room (it and those after it have done nothing), else
+    ``stop``. Actions, one per world, must be valid.
+    """
+    for number in range(first, stop):
+        if tasks[number] == BEGIN:
+            _begin(worlds, number)
+            _observe(worlds, number, rules, stream)
+        elif tasks[number] == STEP:
+            began_at_s = worlds.episodes[number].now_s
+            if not _send(worlds, number, rules, stream, actions[number], propensities[number]):
+                return number
+            _pass_time(worlds, number, rules, stream)
+            _take_events(worlds, number, rules, stream, began_at_s)
+            _observe(worlds, number, rules, stream)
+    return stop
