@@ -36,7 +36,7 @@ EPISODE_DTYPE = np.dtype(
 )
 """Where a world is in its episode."""
 
-COMPLETED_DTYPE = np.dtype(
+OUTCOME_DTYPE = np.dtype(
     [
         ("decision_id", "i8"),
         ("propensity", "f8"),
@@ -86,26 +86,32 @@ class Gauges(NamedTuple):
     healthy: NDArray[np.bool_]
 
 
+class Desk(NamedTuple):
+    """What lies before each router."""
+
+    hit_tokens: NDArray[np.int64]
+    """``[num_envs, num_instances]``: of the present request, as its look said."""
+    hit_used_at_s: NDArray[np.float64]
+    propensities: NDArray[np.float64]
+    """``[num_envs, num_slots]``: of the requests in flight."""
+    outcomes: NDArray[np.void]
+    """OUTCOME_DTYPE ``[num_envs, num_slots]``: in order of time, the first ``num_completed`` of each."""
+    instances: NDArray[np.float32]
+    """``[num_envs, max_instances, num_instance_features]``: with the next two, the observations."""
+    request: NDArray[np.float32]
+    mask: NDArray[np.int8]
+
+
 class Worlds(NamedTuple):
-    """All of it."""
+    """All of it. Without the leading axes, by ``row_of``, it is one world."""
 
     state: State
     knowledge: Knowledge
     index: Index
     gauges: Gauges
-    episodes: NDArray[np.void]
-    """EPISODE_DTYPE ``[num_envs]``."""
-    hit_tokens: NDArray[np.int64]
-    """``[num_envs, num_instances]``: the present request's, as its look said."""
-    hit_used_at_s: NDArray[np.float64]
-    propensities: NDArray[np.float64]
-    """``[num_envs, num_slots]``."""
-    completed: NDArray[np.void]
-    """COMPLETED_DTYPE ``[num_envs, num_slots]``: in order of time, the first ``num_completed`` of each."""
-    instances: NDArray[np.float32]
-    """``[num_envs, max_instances, num_instance_features]``: with the next two, the observations."""
-    request: NDArray[np.float32]
-    mask: NDArray[np.int8]
+    desk: Desk
+    episode: NDArray[np.void]
+    """EPISODE_DTYPE ``[num_envs, 1]``."""
 
 
 def stream_of(workload: Replay) -> Stream:
@@ -149,14 +155,16 @@ def blank_worlds(
             np.zeros(each),
             np.ones(each, np.bool_),
         ),
-        episodes=np.zeros(num_envs, EPISODE_DTYPE),
-        hit_tokens=np.zeros(each, np.int64),
-        hit_used_at_s=np.zeros(each),
-        propensities=np.zeros((num_envs, num_slots)),
-        completed=np.zeros((num_envs, num_slots), COMPLETED_DTYPE),
-        instances=np.zeros((num_envs, max_instances, len(INSTANCE_FEATURES)), np.float32),
-        request=np.zeros((num_envs, len(REQUEST_FEATURES)), np.float32),
-        mask=np.zeros((num_envs, max_instances), np.int8),
+        desk=Desk(
+            hit_tokens=np.zeros(each, np.int64),
+            hit_used_at_s=np.zeros(each),
+            propensities=np.zeros((num_envs, num_slots)),
+            outcomes=np.zeros((num_envs, num_slots), OUTCOME_DTYPE),
+            instances=np.zeros((num_envs, max_instances, len(INSTANCE_FEATURES)), np.float32),
+            request=np.zeros((num_envs, len(REQUEST_FEATURES)), np.float32),
+            mask=np.zeros((num_envs, max_instances), np.int8),
+        ),
+        episode=np.zeros((num_envs, 1), EPISODE_DTYPE),
     )
 
 
@@ -185,15 +193,17 @@ def with_room(worlds: Worlds, number: int, num_hashes: int) -> Worlds:
     )
     num_old, num_slots = stack.requests.shape[1], len(own.requests)
     if num_slots > num_old:
-        for other in set(range(len(worlds.episodes))) - {number}:
+        for other in set(range(len(worlds.episode))) - {number}:
             counts, free_slots = new.counts[other], new.free_slots[other]
             num_free = counts[NUM_FREE_SLOTS]
             free_slots[num_free : num_free + num_slots - num_old] = np.arange(num_old, num_slots)
             counts[NUM_FREE_SLOTS] += num_slots - num_old
         worlds = worlds._replace(
             knowledge=worlds.knowledge._replace(flights=_lengthened(worlds.knowledge.flights, num_slots)),
-            propensities=_lengthened(worlds.propensities, num_slots),
-            completed=_lengthened(worlds.completed, num_slots),
+            desk=worlds.desk._replace(
+                propensities=_lengthened(worlds.desk.propensities, num_slots),
+                outcomes=_lengthened(worlds.desk.outcomes, num_slots),
+            ),
         )
     for name, array in replaced.items():
         getattr(new, name)[number] = array

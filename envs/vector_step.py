@@ -12,13 +12,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from envs.emulator.borrow import borrowed
 from envs.emulator.engine import advance_all
 from envs.emulator.intake import hand_over, release_slot, take_slot
 from envs.emulator.kv_cache import count_cached_blocks
+from envs.emulator.row import row_of
 from envs.emulator.state import NONE, NUM_EVENTS, State
-from envs.knowledge import Knowledge, completed, first_token, know_nothing, look, scraped, sent
-from envs.prefix_index import Index, Keys, forget, insert, match
+from envs.knowledge import completed, first_token, know_nothing, look, scraped, sent
+from envs.prefix_index import Keys, forget, insert, match
 from envs.vector_state import Gauges, Stream, Worlds
 
 BEGIN, STEP, REST = 0, 1, 2
@@ -33,64 +33,6 @@ class Rules(NamedTuple):
     half_life_s: float
     keys: Keys
     exact_prefix_hits: bool
-
-
-@njit(cache=True)
-def _state(worlds: Worlds, number: int) -> State:
-    stack = worlds.state
-    return State(
-        stack.instances[number],
-        stack.requests[number],
-        stack.blocks[number],
-        stack.free_queue[number],
-        stack.cached_blocks[number],
-        stack.cache_slots[number],
-        stack.block_table[number],
-        stack.running[number],
-        stack.free_rows[number],
-        stack.free_slots[number],
-        stack.hashes[number],
-        stack.events[number],
-        stack.step_log[number],
-        stack.counts[number],
-    )
-
-
-@njit(cache=True)
-def _knowledge(worlds: Worlds, number: int) -> Knowledge:
-    stack = worlds.knowledge
-    return Knowledge(
-        stack.table[number], stack.instances[number], stack.fading[number], stack.flights[number]
-    )
-
-
-@njit(cache=True)
-def _index(worlds: Worlds, number: int) -> Index:
-    stack = worlds.index
-    return Index(
-        stack.buckets[number],
-        stack.hashes[number],
-        stack.used_at_s[number],
-        stack.next_in_bucket[number],
-        stack.older[number],
-        stack.newer[number],
-        stack.oldest[number],
-        stack.newest[number],
-        stack.num_used[number],
-    )
-
-
-@njit(cache=True)
-def _gauges(worlds: Worlds, number: int) -> Gauges:
-    stack = worlds.gauges
-    return Gauges(
-        stack.num_waiting[number],
-        stack.num_running[number],
-        stack.frac_kv_cache_usage[number],
-        stack.frac_prefix_hits[number],
-        stack.age_s[number],
-        stack.healthy[number],
-    )
 
 
 @njit(cache=True)
@@ -111,10 +53,10 @@ def _hashes(stream: Stream, row: int, limit: int) -> NDArray[np.int64]:
 
 
 @njit(cache=True)
-def _send(worlds: Worlds, number: int, rules: Rules, stream: Stream, action: int, propensity: float) -> bool:
+def _send(world: Worlds, rules: Rules, stream: Stream, action: int, propensity: float) -> bool:
     """Submit the present request to an instance, unless there is no room for it."""
-    episode = worlds.episodes[number]
-    state = borrowed(_state(worlds, number))
+    episode = world.episode[0]
+    state = world.state
     row = episode.first + episode.num_sent
     num_prompt_tokens = stream.num_prompt_tokens[row]
     arrived_at_s = stream.arrived_at_s[row] - stream.arrived_at_s[episode.first]
@@ -131,20 +73,20 @@ def _send(worlds: Worlds, number: int, rules: Rules, stream: Stream, action: int
         return False
     hand_over(state, slot, action, episode.now_s)
     sent(
-        _knowledge(worlds, number),
+        world.knowledge,
         slot,
         action,
         arrived_at_s,
         num_prompt_tokens,
         stream.tenant_number[row],
-        worlds.hit_tokens[number, action],
+        world.desk.hit_tokens[action],
         episode.now_s,
         rules.half_life_s,
     )
     if state.instances[action].prefix_caching:
         hashes = _hashes(stream, row, num_prompt_tokens // rules.block_size)
-        insert(_index(worlds, number), rules.keys, action, hashes, episode.now_s)
-    worlds.propensities[number, slot] = propensity
+        insert(world.index, rules.keys, action, hashes, episode.now_s)
+    world.desk.propensities[slot] = propensity
     episode.num_sent += 1
     episode.num_waiting += 1
     episode.num_in_flight += 1
@@ -152,10 +94,10 @@ def _send(worlds: Worlds, number: int, rules: Rules, stream: Stream, action: int
 
 
 @njit(cache=True)
-def _pass_time(worlds: Worlds, number: int, rules: Rules, stream: Stream) -> None:
+def _pass_time(world: Worlds, rules: Rules, stream: Stream) -> None:
     """Run a world until its next request arrives or, after the last one, until nothing is in flight."""
-    episode = worlds.episodes[number]
-    state = borrowed(_state(worlds, number))
+    episode = world.episode[0]
+    state = world.state
     is_over = episode.num_sent == stream.num_requests
     if is_over:
         until_s, last_scrape = np.inf, episode.num_scrapes + 1
@@ -180,7 +122,7 @@ def _pass_time(worlds: Worlds, number: int, rules: Rules, stream: Stream) -> Non
             num_seen = state.counts[NUM_EVENTS]
         has_ended = is_over and num_completed == episode.num_in_flight
         if not has_ended or completed_at_s == stop_s:
-            _scrape(state, _gauges(worlds, number))
+            _scrape(state, world.gauges)
             episode.num_scrapes = last_scrape
         if has_ended:
             episode.now_s = completed_at_s
@@ -190,10 +132,10 @@ def _pass_time(worlds: Worlds, number: int, rules: Rules, stream: Stream) -> Non
 
 
 @njit(cache=True)
-def _take_events(worlds: Worlds, number: int, rules: Rules, stream: Stream, began_at_s: float) -> None:
+def _take_events(world: Worlds, rules: Rules, stream: Stream, began_at_s: float) -> None:
     """Let the router learn what happened since ``began_at_s``, and write down the interval."""
-    episode, outcomes = worlds.episodes[number], worlds.completed[number]
-    state, knowledge = borrowed(_state(worlds, number)), _knowledge(worlds, number)
+    episode, outcomes = world.episode[0], world.desk.outcomes
+    state, knowledge = world.state, world.knowledge
     duration_s = episode.now_s - began_at_s
     waiting_request_s = episode.num_waiting * duration_s
     in_flight_request_s = episode.num_in_flight * duration_s
@@ -213,7 +155,7 @@ def _take_events(worlds: Worlds, number: int, rules: Rules, stream: Stream, bega
         not_in_flight_s += episode.now_s - event.at_s
         outcome = outcomes[num_completed]
         outcome.decision_id = request.request_id
-        outcome.propensity = worlds.propensities[number, event.slot]
+        outcome.propensity = world.desk.propensities[event.slot]
         outcome.instance = event.instance
         outcome.num_prompt_tokens = request.num_prompt_tokens
         outcome.num_output_tokens = request.num_output_tokens
@@ -235,12 +177,12 @@ def _take_events(worlds: Worlds, number: int, rules: Rules, stream: Stream, bega
 
 
 @njit(cache=True)
-def _observe(worlds: Worlds, number: int, rules: Rules, stream: Stream) -> None:
+def _observe(world: Worlds, rules: Rules, stream: Stream) -> None:
     """Look at the present request; after the last one, once more at that."""
-    episode, gauges = worlds.episodes[number], _gauges(worlds, number)
+    episode, gauges = world.episode[0], world.gauges
     row = episode.first + min(episode.num_sent, stream.num_requests - 1)
     now_s, num_prompt_tokens = episode.now_s, stream.num_prompt_tokens[row]
-    knowledge = _knowledge(worlds, number)
+    knowledge = world.knowledge
     gauges.age_s[:] = now_s - episode.num_scrapes * rules.scrape_interval_s
     scraped(
         knowledge,
@@ -252,16 +194,16 @@ def _observe(worlds: Worlds, number: int, rules: Rules, stream: Stream) -> None:
         gauges.healthy,
         now_s,
     )
-    hit_tokens, hit_used_at_s = worlds.hit_tokens[number], worlds.hit_used_at_s[number]
+    hit_tokens, hit_used_at_s = world.desk.hit_tokens, world.desk.hit_used_at_s
     if rules.exact_prefix_hits:
         hashes = _hashes(stream, row, (num_prompt_tokens - 1) // rules.block_size)
-        count_cached_blocks(_state(worlds, number), hashes, hit_tokens)
+        count_cached_blocks(world.state, hashes, hit_tokens)
         for instance in range(hit_tokens.shape[0]):
             hit_tokens[instance] *= rules.block_size
             hit_used_at_s[instance] = now_s if hit_tokens[instance] > 0 else -np.inf
     else:
         hashes = _hashes(stream, row, num_prompt_tokens // rules.block_size)
-        match(_index(worlds, number), rules.keys, hashes, now_s, hit_tokens, hit_used_at_s)
+        match(world.index, rules.keys, hashes, now_s, hit_tokens, hit_used_at_s)
     look(
         knowledge,
         num_prompt_tokens,
@@ -272,19 +214,19 @@ def _observe(worlds: Worlds, number: int, rules: Rules, stream: Stream) -> None:
         hit_used_at_s,
         now_s,
         rules.half_life_s,
-        worlds.instances[number],
-        worlds.request[number],
-        worlds.mask[number],
+        world.desk.instances,
+        world.desk.request,
+        world.desk.mask,
     )
 
 
 @njit(cache=True)
-def _begin(worlds: Worlds, number: int) -> None:
+def _begin(world: Worlds) -> None:
     """Forget the last episode; the emulated cluster is at time 0, ``episode.first`` is that of the next."""
-    know_nothing(_knowledge(worlds, number))
-    forget(_index(worlds, number))
-    _scrape(_state(worlds, number), _gauges(worlds, number))
-    episode = worlds.episodes[number]
+    know_nothing(world.knowledge)
+    forget(world.index)
+    _scrape(world.state, world.gauges)
+    episode = world.episode[0]
     episode.num_sent = 0
     episode.num_scrapes = 0
     episode.num_waiting = 0
@@ -310,14 +252,15 @@ def play(
     ``stop``. Actions, one per world, must be valid.
     """
     for number in range(first, stop):
+        world = row_of(worlds, number)
         if tasks[number] == BEGIN:
-            _begin(worlds, number)
-            _observe(worlds, number, rules, stream)
+            _begin(world)
+            _observe(world, rules, stream)
         elif tasks[number] == STEP:
-            began_at_s = worlds.episodes[number].now_s
-            if not _send(worlds, number, rules, stream, actions[number], propensities[number]):
+            began_at_s = world.episode[0].now_s
+            if not _send(world, rules, stream, actions[number], propensities[number]):
                 return number
-            _pass_time(worlds, number, rules, stream)
-            _take_events(worlds, number, rules, stream, began_at_s)
-            _observe(worlds, number, rules, stream)
+            _pass_time(world, rules, stream)
+            _take_events(world, rules, stream, began_at_s)
+            _observe(world, rules, stream)
     return stop

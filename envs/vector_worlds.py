@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from itertools import pairwise
 from typing import Any
 
@@ -65,7 +66,8 @@ class RoutingWorlds:
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}, it must be a whole number of at least 1")
         env = RoutingEnv(**options)
-        cluster, self._workload = checked(env)
+        cluster, workload = checked(env)
+        self._workload = copy(workload)  # says where each episode's stretch begins
         self.num_envs = num_envs
         self.reward = env.reward
         self.observation_space, self.action_space = env.observation_space, env.action_space
@@ -115,36 +117,36 @@ class RoutingWorlds:
     @property
     def observation(self) -> Observation:
         """What all routers see, ``[num_envs, ...]``, in arrays of its own."""
-        worlds = self._worlds
+        desk = self._worlds.desk
         return {
-            "instances": worlds.instances.copy(),
-            "request": worlds.request.copy(),
-            "mask": worlds.mask.copy(),
+            "instances": desk.instances.copy(),
+            "request": desk.request.copy(),
+            "mask": desk.mask.copy(),
         }
 
     def observation_of(self, number: int) -> Observation:
         """What one router sees, in arrays of its own."""
-        worlds = self._worlds
+        desk = self._worlds.desk
         return {
-            "instances": worlds.instances[number].copy(),
-            "request": worlds.request[number].copy(),
-            "mask": worlds.mask[number].copy(),
+            "instances": desk.instances[number].copy(),
+            "request": desk.request[number].copy(),
+            "mask": desk.mask[number].copy(),
         }
 
     @property
     def time_s(self) -> NDArray[np.float64]:
         """The instant each world is at."""
-        return self._worlds.episodes["now_s"].copy()
+        return self._episodes["now_s"].copy()
 
     def masks(self) -> NDArray[np.bool_]:
         """Which instances each present request may go to, ``[num_envs, max_instances]``."""
         if not self._begun.all():
             raise gymnasium.error.ResetNeeded("there is no request yet: call reset")
-        return self._worlds.mask.astype(np.bool_)
+        return self._worlds.desk.mask.astype(np.bool_)
 
     def rewards(self, which: NDArray[np.bool_]) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
         """Rewards of the last step and each term's amounts, ``[num_envs]``; 0 in the other worlds."""
-        episodes = self._worlds.episodes
+        episodes = self._episodes
         integrals = Interval(
             episodes["duration_s"].copy(),
             episodes["waiting_request_s"].copy(),
@@ -154,16 +156,20 @@ class RoutingWorlds:
 
     def feedback(self, number: int) -> list[Feedback]:
         """What became known in a world's last step of the decisions before it."""
-        num_completed = self._worlds.episodes["num_completed"][number]
-        return [Feedback(*row, "") for row in self._worlds.completed[number, :num_completed].tolist()]
+        num_completed = self._episodes["num_completed"][number]
+        return [Feedback(*row, "") for row in self._worlds.desk.outcomes[number, :num_completed].tolist()]
 
     def close(self) -> None:
         """Let the threads go."""
         if self._pool:
             self._pool.shutdown()
 
+    @property
+    def _episodes(self) -> NDArray[np.void]:
+        return self._worlds.episode[:, 0]
+
     def _interval(self, number: int) -> Interval:
-        episode = self._worlds.episodes[number]
+        episode = self._episodes[number]
         integrals = (
             float(episode["duration_s"]),
             float(episode["waiting_request_s"]),
@@ -171,7 +177,7 @@ class RoutingWorlds:
         )
         if not episode["num_completed"]:
             return Interval(*integrals)
-        rows = self._worlds.completed[number, : episode["num_completed"]]
+        rows = self._worlds.desk.outcomes[number, : episode["num_completed"]]
         return Interval(
             *integrals,
             ttft_s=rows["ttft_s"].copy(),
@@ -187,7 +193,7 @@ class RoutingWorlds:
         if seed is not None or rng is None:
             rng = self.np_randoms[number] = seeding.np_random(seed)[0]
         self._workload.reset(rng.spawn(1)[0])
-        self._worlds.episodes["first"][number] = self._workload.first
+        self._episodes["first"][number] = self._workload.first
         restore(self._worlds.state, number, self._pristine)
         self._begun[number] = True
 
@@ -201,13 +207,13 @@ class RoutingWorlds:
         if not (self._begun & ~(self.is_over & which)).all():
             over = np.flatnonzero(~self._begun | (self.is_over & which)).tolist()
             raise gymnasium.error.ResetNeeded(f"env {over[0]} has no request: call reset")
-        mask = self._worlds.mask
+        mask = self._worlds.desk.mask
         present = (given >= 0) & (given < mask.shape[1])
         chosen: NDArray[np.int64] = np.where(present, given, 0).astype(np.int64)
         valid = present & (mask[np.arange(self.num_envs), chosen] != 0)
         if not (valid | ~which).all():
             number = int(np.argmin(valid | ~which))
-            episode = self._worlds.episodes[number]
+            episode = self._episodes[number]
             num_tokens = self._stream.num_prompt_tokens[episode["first"] + episode["num_sent"]]
             raise MaskedActionError(
                 f"env {number}: instance {given[number]} is masked for request {episode['num_sent']}"
@@ -239,7 +245,7 @@ class RoutingWorlds:
         self._after(todo)
 
     def _make_room(self, number: int) -> None:
-        episode = self._worlds.episodes[number]
+        episode = self._episodes[number]
         row = episode["first"] + episode["num_sent"]
         offsets = self._stream.hash_offsets
         self._worlds = with_room(self._worlds, number, int(offsets[row + 1] - offsets[row]))
@@ -249,13 +255,13 @@ class RoutingWorlds:
 
     def _after(self, tasks: NDArray[np.int8]) -> None:
         """Note who is at the end, and see to it that the others' requests can go somewhere."""
-        num_sent = self._worlds.episodes["num_sent"]
+        num_sent = self._episodes["num_sent"]
         acted = tasks != REST
         self.is_over[acted] = num_sent[acted] == self._stream.num_requests
-        stuck = acted & ~self.is_over & ~self._worlds.mask.any(axis=1)
+        stuck = acted & ~self.is_over & ~self._worlds.desk.mask.any(axis=1)
         if stuck.any():
             number = int(np.argmax(stuck))
-            row = self._worlds.episodes["first"][number] + num_sent[number]
+            row = self._episodes["first"][number] + num_sent[number]
             raise NoInstanceError(
                 f"env {number}: request {num_sent[number]} ({self._stream.num_prompt_tokens[row]} prompt"
                 " tokens) can go to no instance: none has a max_model_len above that; set the workload's"
