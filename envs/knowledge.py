@@ -87,7 +87,7 @@ def blank_knowledge(
     )
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def know_nothing(knowledge: Any) -> None:
     """Go back to what is known before the first request."""
     knowledge.table[:, : columns.PREFILL_TOKENS_PER_S] = 0.0  # what follows is the profile
@@ -103,7 +103,7 @@ def know_nothing(knowledge: Any) -> None:
     knowledge.fading[:] = 0.0
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def scraped(
     knowledge: Any,
     num_waiting: NDArray[np.int64],
@@ -130,7 +130,7 @@ def scraped(
         row[columns.NUM_TOKENS_SENT_SINCE_SCRAPE] = 0.0
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def look(
     knowledge: Any,
     num_prompt_tokens: int,
@@ -176,13 +176,13 @@ def look(
     request[columns.SESSION_KEY] = session_id & 0xFFFFFF if session_id >= 0 else -1
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _add(sum_and_instant: NDArray[np.float64], amount: float, now_s: float, half_life_s: float) -> None:
     sum_and_instant[0] = faded(sum_and_instant[0], sum_and_instant[1], now_s, half_life_s) + amount
     sum_and_instant[1] = now_s
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def sent(
     knowledge: Any,
     slot: int,
@@ -217,14 +217,14 @@ def sent(
     _add(knowledge.fading[FIRST_TENANT + tenant], num_prompt_tokens, now_s, half_life_s)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _end_prefill(row: NDArray[np.float64], flight: Any) -> None:
     row[columns.NUM_IN_FLIGHT_PREFILLS] -= 1
     row[columns.NUM_IN_FLIGHT_PREFILL_TOKENS] -= flight.num_prompt_tokens
     row[columns.NUM_IN_FLIGHT_UNCACHED_TOKENS] -= flight.num_uncached_tokens
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def first_token(knowledge: Any, slot: int, at_s: float, half_life_s: float) -> None:
     """Note that the first token of the request in a slot came."""
     flight = knowledge.flights[slot]
@@ -239,7 +239,7 @@ def first_token(knowledge: Any, slot: int, at_s: float, half_life_s: float) -> N
     row[columns.RECENT_TTFT_S] = instance.ttft_s / instance.ttft_weight
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def completed(knowledge: Any, slot: int, num_output_tokens: int, at_s: float, half_life_s: float) -> None:
     """Note that the request in a slot has its last token, or that it failed (``num_output_tokens`` 0)."""
     flight = knowledge.flights[slot]

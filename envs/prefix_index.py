@@ -45,18 +45,18 @@ class Keys(NamedTuple):
     """A prefix not sent again for so long is taken to be evicted."""
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _bucket(index: Any, instance: int, block_hash: int) -> int:
     z = (np.uint64(block_hash) ^ (np.uint64(instance + 1) << np.uint64(40))) * np.uint64(0x9E3779B97F4A7C15)
     return np.int64((z ^ (z >> np.uint64(32))) & np.uint64(index.buckets.shape[0] - 1))  # type: ignore[return-value]
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _capacity(index: Any) -> int:
     return index.hashes.shape[0] // index.oldest.shape[0]  # type: ignore[no-any-return]
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _find(index: Any, instance: int, block_hash: int) -> int:
     capacity = _capacity(index)
     entry = index.buckets[_bucket(index, instance, block_hash)]
@@ -65,7 +65,7 @@ def _find(index: Any, instance: int, block_hash: int) -> int:
     return int(entry)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _unlink(index: Any, instance: int, entry: int) -> None:
     older, newer = index.older[entry], index.newer[entry]
     if older == NONE:
@@ -78,7 +78,7 @@ def _unlink(index: Any, instance: int, entry: int) -> None:
         index.older[newer] = older
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _append(index: Any, instance: int, entry: int) -> None:
     newest = index.newest[instance]
     index.older[entry], index.newer[entry] = newest, NONE
@@ -89,7 +89,7 @@ def _append(index: Any, instance: int, entry: int) -> None:
         index.newer[newest] = entry
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _forget(index: Any, instance: int, entry: int) -> None:
     bucket = _bucket(index, instance, index.hashes[entry])
     at = index.buckets[bucket]
@@ -102,7 +102,7 @@ def _forget(index: Any, instance: int, entry: int) -> None:
     _unlink(index, instance, entry)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def forget(index: Any) -> None:
     """Forget everything."""
     for instance in range(index.oldest.shape[0]):
@@ -113,7 +113,7 @@ def forget(index: Any) -> None:
         index.buckets[bucket] = NONE
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def insert(index: Any, keys: Keys, instance: int, block_hashes: NDArray[np.int64], now_s: float) -> None:
     """Remember that a prompt with these block hashes was sent to an instance."""
     capacity = _capacity(index)
@@ -137,7 +137,7 @@ def insert(index: Any, keys: Keys, instance: int, block_hashes: NDArray[np.int64
         _append(index, instance, entry)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def match(
     index: Any,
     keys: Keys,
