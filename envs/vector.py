@@ -58,7 +58,7 @@ class RoutingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._propensities = np.full(num_envs, np.nan)
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator | None, ...]:  # type: ignore[override]
         """Each world's generator; None before its first reset."""
         return tuple(self._worlds.np_randoms)

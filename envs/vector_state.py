@@ -107,7 +107,7 @@ class Worlds(NamedTuple):
 
     state: State
     knowledge: Knowledge
-    index: Index
+    prefixes: Index
     gauges: Gauges
     desk: Desk
     episode: NDArray[np.void]
@@ -146,7 +146,7 @@ def blank_worlds(
     return Worlds(
         state=State(*(np.zeros((num_envs, *array.shape), array.dtype) for array in pristine)),
         knowledge=blank_knowledge(traits, num_tenants, num_slots, (num_envs,)),
-        index=empty_index(len(traits), prefix_capacity, (num_envs,)),
+        prefixes=empty_index(len(traits), prefix_capacity, (num_envs,)),
         gauges=Gauges(
             np.zeros(each, np.int64),
             np.zeros(each, np.int64),

@@ -88,7 +88,7 @@ def _send(world: Worlds, rules: Rules, stream: Stream, action: int, propensity: 
     )
     if state.instances[action].prefix_caching:
         hashes = _hashes(stream, row, num_prompt_tokens // rules.block_size)
-        insert(world.index, rules.keys, action, hashes, episode.now_s)
+        insert(world.prefixes, rules.keys, action, hashes, episode.now_s)
     world.desk.propensities[slot] = propensity
     episode.num_sent += 1
     episode.num_waiting += 1
@@ -220,7 +220,7 @@ def _observe(world: Worlds, rules: Rules, stream: Stream) -> None:
             hit_used_at_s[instance] = now_s if hit_tokens[instance] > 0 else -np.inf
     else:
         hashes = _hashes(stream, row, num_prompt_tokens // rules.block_size)
-        match(world.index, rules.keys, hashes, now_s, hit_tokens, hit_used_at_s)
+        match(world.prefixes, rules.keys, hashes, now_s, hit_tokens, hit_used_at_s)
     look(
         knowledge,
         num_prompt_tokens,
@@ -241,7 +241,7 @@ def _observe(world: Worlds, rules: Rules, stream: Stream) -> None:
 def _begin(world: Worlds) -> None:
     """Forget the last episode; the emulated cluster is at time 0, ``episode.first`` is that of the next."""
     know_nothing(world.knowledge)
-    forget(world.index)
+    forget(world.prefixes)
     _scrape(world.state, world.gauges)
     episode = world.episode[0]
     episode.num_sent = 0

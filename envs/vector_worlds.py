@@ -31,24 +31,26 @@ from envs.vector_step import BEGIN, REST, STEP, Rules, play
 from envs.workload.replay import Replay
 from reward.interval import Interval
 
+_INTEGRALS = ("duration_s", "waiting_request_s", "in_flight_request_s")
+_OF_OUTCOMES = ("ttft_s", "tpot_s", "e2e_s", "slo_met", "num_output_tokens")
+"""Fields of an ``Interval``."""
+
 
 def checked(env: RoutingEnv) -> tuple[EmulatedCluster, Replay]:
-    """The parts of a world that can be stacked; ``ValueError`` for another, naming what keeps it out."""
+    """Return a world's cluster and workload; ``ValueError`` naming what keeps it from being stacked."""
     cluster, workload = env.cluster, env.workload
-    reason = ""
     if type(cluster) is not EmulatedCluster:
         reason = f"the cluster is a {type(cluster).__name__}, not an EmulatedCluster"
     elif type(workload) is not Replay:
         reason = f"the workload is a {type(workload).__name__}, not a Replay"
     elif env.render_mode is not None:
         reason = f"render_mode is {env.render_mode!r}, and many worlds are not drawn"
-    if reason or type(cluster) is not EmulatedCluster or type(workload) is not Replay:
-        raise ValueError(
-            f'{reason}: vectorise RoutingEnvs one by one (vectorization_mode="sync", or'
-            " gymnasium.vector.SyncVectorEnv of environments that each have a cluster and a workload of"
-            " their own)"
-        )
-    return cluster, workload
+    else:
+        return cluster, workload
+    raise ValueError(
+        f'{reason}: vectorise RoutingEnvs one by one (vectorization_mode="sync", or'
+        " gymnasium.vector.SyncVectorEnv; each environment needs a cluster and a workload of its own)"
+    )
 
 
 class RoutingWorlds:
@@ -146,18 +148,15 @@ class RoutingWorlds:
 
     def rewards(self, which: NDArray[np.bool_]) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
         """Rewards of the last step and each term's amounts, ``[num_envs]``; 0 in the other worlds."""
-        episodes = self._episodes
-        integrals = Interval(
-            episodes["duration_s"].copy(),
-            episodes["waiting_request_s"].copy(),
-            episodes["in_flight_request_s"].copy(),
-        )
-        return self.reward.of_many(integrals, which, self._interval)
+        columns: Any = [self._episodes[name].copy() for name in _INTEGRALS]
+        return self.reward.of_many(Interval(*columns), which, self._interval)
 
     def feedback(self, number: int) -> list[Feedback]:
         """What became known in a world's last step of the decisions before it."""
         num_completed = self._episodes["num_completed"][number]
-        return [Feedback(*row, "") for row in self._worlds.desk.outcomes[number, :num_completed].tolist()]
+        return [
+            Feedback._make((*row, "")) for row in self._worlds.desk.outcomes[number, :num_completed].tolist()
+        ]
 
     def close(self) -> None:
         """Let the threads go."""
@@ -170,22 +169,11 @@ class RoutingWorlds:
 
     def _interval(self, number: int) -> Interval:
         episode = self._episodes[number]
-        integrals = (
-            float(episode["duration_s"]),
-            float(episode["waiting_request_s"]),
-            float(episode["in_flight_request_s"]),
-        )
-        if not episode["num_completed"]:
-            return Interval(*integrals)
-        rows = self._worlds.desk.outcomes[number, : episode["num_completed"]]
-        return Interval(
-            *integrals,
-            ttft_s=rows["ttft_s"].copy(),
-            tpot_s=rows["tpot_s"].copy(),
-            e2e_s=rows["e2e_s"].copy(),
-            slo_met=rows["slo_met"].copy(),
-            num_output_tokens=rows["num_output_tokens"].copy(),
-        )
+        parts: dict[str, Any] = {name: float(episode[name]) for name in _INTEGRALS}
+        if episode["num_completed"]:
+            rows = self._worlds.desk.outcomes[number, : episode["num_completed"]]
+            parts |= {name: rows[name].copy() for name in _OF_OUTCOMES}
+        return Interval(**parts)
 
     def _prepare(self, number: int, seed: int | None) -> None:
         """Draw a world's next stretch and put its instances back to time 0."""

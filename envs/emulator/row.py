@@ -1,8 +1,8 @@
 """One row of every array in a tuple of arrays.
 
-What one cluster is made of is a tuple of arrays; many clusters are the same tuple with a leading axis. Compiled
-code takes one of them out by ``row_of(many, number)``, whatever the tuple's fields are. The rows are borrowed
-(``envs.emulator.borrow``): they must not outlive the arrays they lie in.
+What one cluster is made of is a tuple of arrays; many clusters are the same tuple with a leading axis.
+Compiled code takes one of them out by ``row_of(many, number)``, whatever the tuple's fields are. The rows are
+borrowed (``envs.emulator.borrow``): they must not outlive the arrays they lie in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from numba.np.arrayobj import populate_array
 def _row_type(many: Any) -> Any:
     if isinstance(many, types.Array):
         return types.Array(many.dtype, many.ndim - 1, many.layout, not many.mutable, aligned=many.aligned)
-    return types.BaseTuple.from_types([_row_type(each) for each in many.types], many.instance_class)
+    parts = [_row_type(each) for each in many.types]
+    return types.BaseTuple.from_types(parts, many.instance_class)  # type: ignore[no-untyped-call]
 
 
 def _row(context: Any, builder: Any, many: Any, row: Any, value: Any, number: Any) -> Any:
@@ -29,12 +30,14 @@ def _row(context: Any, builder: Any, many: Any, row: Any, value: Any, number: An
         ]
         return context.make_tuple(builder, row, parts)
     array = context.make_array(many)(context, builder, value)
-    shape = cgutils.unpack_tuple(builder, array.shape, many.ndim)
-    strides = cgutils.unpack_tuple(builder, array.strides, many.ndim)
+    shape = cgutils.unpack_tuple(builder, array.shape, many.ndim)  # type: ignore[no-untyped-call]
+    strides = cgutils.unpack_tuple(builder, array.strides, many.ndim)  # type: ignore[no-untyped-call]
+    offset = builder.mul(number, strides[0])
+    data = cgutils.pointer_add(builder, array.data, offset, array.data.type)  # type: ignore[no-untyped-call]
     view = context.make_array(row)(context, builder)
-    populate_array(
+    populate_array(  # type: ignore[no-untyped-call]
         view,
-        data=cgutils.pointer_add(builder, array.data, builder.mul(number, strides[0]), array.data.type),
+        data=data,
         shape=shape[1:],
         strides=strides[1:],
         itemsize=array.itemsize,
@@ -54,4 +57,4 @@ def _row_of(context: Any, many: Any, number: Any) -> Any:
 
 
 row_of: Any = intrinsic(_row_of)
-"""``row_of(many, number)``: the tuple (of tuples) of arrays without their leading axis, at ``number`` of it."""
+"""``row_of(many, number)``: a tuple (of tuples) of arrays without their first axis, at ``number`` of it."""

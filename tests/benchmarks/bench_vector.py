@@ -4,7 +4,7 @@
 
 Cluster and stream are those of ``bench_env``: eight H100 instances, Azure-like requests at 70 % of what they
 can serve; instances are taken in turn. One side is ``DummyVecEnv`` of one ``RoutingEnv``, the other
-``RoutingVecEnv``; they take turns in one run. With one thread, times are CPU seconds, else those of the clock.
+``RoutingVecEnv``; they take turns in one run. With one thread times are CPU seconds, else the clock's.
 """
 
 from __future__ import annotations
