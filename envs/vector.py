@@ -118,26 +118,21 @@ class RoutingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         worlds.step(which, actions, self._propensities)
         self._propensities.fill(np.nan)
         rewards, amounts = worlds.rewards(which)
-        terminations = worlds.is_over.copy()
-        infos: Infos
-        if self._mode == AutoresetMode.SAME_STEP and terminations.any():
-            infos = {"final_obs": np.full(self.num_envs, None, object), "_final_obs": terminations.copy()}
-            for number in np.flatnonzero(terminations).tolist():
+        ended = worlds.is_over & which
+        infos: Infos = {}
+        told, to_begin = which, ~which
+        if self._mode == AutoresetMode.SAME_STEP and ended.any():
+            infos = {"final_obs": np.full(self.num_envs, None, object), "_final_obs": ended.copy()}
+            for number in np.flatnonzero(ended).tolist():
                 infos["final_obs"][number] = worlds.observation_of(number)
-            infos["final_info"] = self._infos(terminations, amounts)
-            infos["_final_info"] = terminations.copy()
-            going_on = ~terminations
-            stepped = self._infos(going_on, amounts)
-            worlds.begin(terminations, [None] * self.num_envs)
-            begun = self._begun_infos(terminations)
-            infos |= _merged(stepped, begun) if going_on.any() else begun
-        elif which.all():
-            infos = self._infos(which, amounts)
-        else:
-            begun = self._begun_infos(~which)
-            infos = _merged(self._infos(which, amounts), begun) if which.any() else begun
+            infos["final_info"], infos["_final_info"] = self._infos(ended, amounts), ended.copy()
+            told, to_begin = ~ended, ended
+        infos |= self._infos(told, amounts) if told.any() else {}
+        if to_begin.any():
+            worlds.begin(to_begin, [None] * self.num_envs)
+            infos = _joined(infos, self._begun_infos(to_begin))
         truncations = np.zeros(self.num_envs, np.bool_)
-        return worlds.observation, rewards, terminations, truncations, infos
+        return worlds.observation, rewards, ended, truncations, infos
 
     def render(self) -> None:
         """Refuse: many worlds are not drawn."""
@@ -175,11 +170,12 @@ class RoutingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         return {name: value, f"_{name}": which.copy()}
 
 
-def _merged(one: Infos, other: Infos) -> Infos:
+def _joined(infos: Infos, begun: Infos) -> Infos:
     """Both, of worlds of which none has both."""
-    merged = dict(one)
-    for name in ("completions", "time_s"):
-        has = other[f"_{name}"]
-        merged[name] = np.where(has, other[name], one[name])
-        merged[f"_{name}"] = one[f"_{name}"] | has
-    return merged
+    joined = {**begun, **infos}
+    if "completions" in infos:
+        for name in ("completions", "time_s"):
+            has = begun[f"_{name}"]
+            joined[name] = np.where(has, begun[name], infos[name])
+            joined[f"_{name}"] = has | infos[f"_{name}"]
+    return joined

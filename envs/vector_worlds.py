@@ -106,15 +106,12 @@ class RoutingWorlds:
         self._play(np.where(which, BEGIN, REST), np.zeros(self.num_envs, np.int64))
 
     def step(self, which: NDArray[np.bool_], actions: ArrayLike, propensities: NDArray[np.float64]) -> None:
-        """Step some worlds and begin an episode, without a seed, in the others.
+        """Step some worlds; the others rest, and their actions are not looked at.
 
         Raises ``ValueError`` for actions that are not one whole number per world, ``MaskedActionError`` for
         one whose instance is masked, and ``gymnasium.error.ResetNeeded`` where a world has no request.
         """
-        checked_actions = self._checked(which, actions)
-        for number in np.flatnonzero(~which).tolist():
-            self._prepare(number, None)
-        self._play(np.where(which, STEP, BEGIN), checked_actions, propensities)
+        self._play(np.where(which, STEP, REST), self._checked(which, actions), propensities)
 
     @property
     def observation(self) -> Observation:
@@ -192,9 +189,10 @@ class RoutingWorlds:
                 f"actions are {given.dtype} of shape {given.shape},"
                 f" they must be whole numbers of shape ({self.num_envs},)"
             )
-        if not (self._begun & ~(self.is_over & which)).all():
-            over = np.flatnonzero(~self._begun | (self.is_over & which)).tolist()
-            raise gymnasium.error.ResetNeeded(f"env {over[0]} has no request: call reset")
+        waits = self._begun & ~self.is_over
+        if not (waits | ~which).all():
+            number = int(np.argmin(waits | ~which))
+            raise gymnasium.error.ResetNeeded(f"env {number} has no request: call reset")
         mask = self._worlds.desk.mask
         present = (given >= 0) & (given < mask.shape[1])
         chosen: NDArray[np.int64] = np.where(present, given, 0).astype(np.int64)
