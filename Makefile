@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference test vllm differential bench lint types clean
+.PHONY: help demo check-demo reference test vllm differential bench bench-peers lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -50,6 +50,11 @@ bench: $(VENV)/.installed  ## Measure the emulator and the environment on one co
 	$(BIN)/python -m tests.benchmarks.bench_emulator
 	$(BIN)/python -m tests.benchmarks.bench_env
 	$(BIN)/python -m tests.benchmarks.bench_vector
+	$(BIN)/python -m tests.benchmarks.bench_start
+	$(BIN)/python -m tests.benchmarks.bench_scale
+
+bench-peers: $(VENV)/.installed  ## Compare speed with other simulators, each in an environment of its own.
+	$(BIN)/python -m tests.benchmarks.bench_peers
 
 lint: $(VENV)/.installed  ## Check style and docstrings.
 	$(BIN)/ruff check .
@@ -59,4 +64,4 @@ types: $(VENV)/.installed  ## Check types.
 	$(BIN)/mypy
 
 clean:  ## Remove the environment and the caches.
-	rm -rf $(VENV) .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-vllm .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

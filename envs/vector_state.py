@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from envs.cluster import InstanceTraits
 from envs.emulator.intake import with_room as state_with_room
-from envs.emulator.state import IN_TABLE, NUM_FREE_SLOTS, State
+from envs.emulator.state import CACHED, NUM_FREE_SLOTS, State
 from envs.knowledge import Knowledge, blank_knowledge
 from envs.observation import INSTANCE_FEATURES, REQUEST_FEATURES
 from envs.prefix_index import Index, empty_index
@@ -174,7 +174,7 @@ _NOT_COPIED = {"requests", "cached_blocks", "cache_slots", "block_table", "runni
 
 def restore(state: State, number: int, pristine: State) -> None:
     """Put one emulated cluster back to time 0: ``pristine``, of as many slots, is as ``clear`` leaves it."""
-    if (state.blocks[number]["kind"] == IN_TABLE).any():  # else nothing is in the table
+    if (state.blocks[number]["kind"] == CACHED).any():  # else its table is empty
         state.cache_slots[number].view(np.uint8).fill(0)
     for name, array in pristine._asdict().items():
         if name not in _NOT_COPIED:

@@ -12,9 +12,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from envs.emulator.engine import advance_all
+from envs.emulator.engine import advance_instance
 from envs.emulator.intake import hand_over, release_slot, take_slot
-from envs.emulator.kv_cache import count_cached_blocks
+from envs.emulator.prefix_cache import count_cached_blocks
 from envs.emulator.row import row_of
 from envs.emulator.state import NONE, NUM_EVENTS, State
 from envs.knowledge import completed, first_token, know_nothing, look, scraped, sent
@@ -113,7 +113,10 @@ def _pass_time(world: Worlds, rules: Rules, stream: Stream) -> None:
     while True:
         is_arrival = last_scrape <= episode.num_scrapes  # earlier scrapes would be overwritten unseen
         stop_s = until_s if is_arrival else last_scrape * rules.scrape_interval_s
-        advance_all(state, stop_s)
+        wants_everyone = not is_arrival or rules.exact_prefix_hits
+        for index in range(state.instances.shape[0]):
+            if wants_everyone or state.wakes_at_s[index] <= stop_s:
+                advance_instance(state, index, stop_s)
         if is_arrival:
             episode.now_s = until_s
             return

@@ -40,10 +40,12 @@ def borrowed(state: State) -> State:
         _borrowed_array(state.cache_slots),
         _borrowed_array(state.block_table),
         _borrowed_array(state.running),
+        _borrowed_array(state.next_alike),
         _borrowed_array(state.free_rows),
         _borrowed_array(state.free_slots),
         _borrowed_array(state.hashes),
         _borrowed_array(state.events),
         _borrowed_array(state.step_log),
+        _borrowed_array(state.wakes_at_s),
         _borrowed_array(state.counts),
     )

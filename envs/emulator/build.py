@@ -73,11 +73,16 @@ class InstanceConfig:
 
 
 def build_state(
-    instances: Sequence[InstanceConfig], block_size: int, num_slots: int = 1024, step_log_rows: int = 0
+    instances: Sequence[InstanceConfig],
+    block_size: int,
+    num_slots: int = 1024,
+    step_log_rows: int = 0,
+    event_skipping: bool = True,
 ) -> State:
     """Return the state of idle instances with empty caches at time 0.
 
-    ``num_slots`` is the room for requests in flight at first; ``step_log_rows`` > 0 keeps a step log.
+    ``num_slots`` is the room for requests in flight at first; ``step_log_rows`` > 0 keeps a step log, which
+    takes each step by itself, as does every step without ``event_skipping``.
     """
     if not instances:
         raise ValueError("a cluster needs at least one instance")
@@ -100,6 +105,7 @@ def build_state(
         row["prefix_caching"] = config.prefix_caching
         row["by_priority"] = config.policy == "priority"
         row["continue_after_self_preemption"] = config.continue_after_self_preemption
+        row["event_skipping"] = event_skipping and step_log_rows == 0
         row["max_in_flight"] = 2 if config.async_scheduling else 1
         row["first_block"] = first_block
         row["first_place"] = first_cache_slot  # as many places as cache slots: at least two per block
@@ -122,11 +128,13 @@ def build_state(
         cache_slots=np.zeros(first_cache_slot, CACHE_SLOT_DTYPE),
         block_table=np.zeros((first_row, longest), np.int32),
         running=np.zeros(first_row, np.int64),
+        next_alike=np.zeros(first_row, np.int64),
         free_rows=np.zeros(first_row, np.int64),
         free_slots=np.zeros(num_slots, np.int64),
         hashes=np.zeros(1 << 16, np.int64),
         events=np.zeros(2 * num_slots, EVENT_DTYPE),
         step_log=np.zeros(step_log_rows, STEP_DTYPE),
+        wakes_at_s=np.zeros(len(instances)),
         counts=np.zeros(4, np.int64),
     )
     clear(state)
@@ -141,6 +149,7 @@ def clear(state: State) -> None:
     state.cache_slots["block_hash"] = NO_HASH
     state.counts[:] = 0
     state.counts[NUM_FREE_SLOTS] = num_slots
+    state.wakes_at_s[:] = np.inf
     for row in state.instances:
         first, num = int(row["first_block"]), int(row["num_blocks"])
         blocks = state.blocks[first : first + num]
@@ -161,11 +170,16 @@ def clear(state: State) -> None:
 
 
 _COUNTERS = (
+    "num_loose_blocks",
+    "may_have_orphans",
     "num_running",
     "num_waiting",
     "num_steps",
     "num_in_flight",
     "is_stalled",
+    "num_decode_steps",
+    "horizon_step",
+    "looks_from_step",
     "free_at_s",
     "num_queried_tokens",
     "num_hit_tokens",

@@ -16,6 +16,8 @@ after a step without tokens.
 
 A step that would be chosen at the very instant the cluster is advanced to is not: requests submitted at that
 instant still join it, as vLLM empties its input queue before each step.
+
+Steps that are all alike are taken many at once, and only when somebody asks (``envs.emulator.skip``).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from numba import njit
 
 from envs.emulator.borrow import borrowed
 from envs.emulator.scheduler import finish_step, schedule
+from envs.emulator.skip import look_ahead, only_decodes, quiet_until_s, skip_decodes, worth_skipping
 from envs.emulator.state import NUM_EVENTS, InstanceRecord, State
 
 
@@ -44,9 +47,20 @@ def advance_instance(state: State, index: int, until_s: float) -> None:
     while True:
         while may_schedule(instance) and instance.free_at_s < until_s:
             schedule(state, index)
+        if only_decodes(instance):
+            if instance.num_steps >= instance.looks_from_step:
+                look_ahead(state, index)
+            if worth_skipping(instance, until_s):
+                skip_decodes(state, index, until_s)
         if instance.num_in_flight == 0 or instance.step_ends_at_s > until_s:
-            return
+            break
         finish_step(state, index)
+    wakes_at_s = instance.step_ends_at_s
+    if may_schedule(instance):
+        wakes_at_s = min(wakes_at_s, instance.free_at_s)
+    elif only_decodes(instance):
+        wakes_at_s = quiet_until_s(instance)
+    state.wakes_at_s[index] = wakes_at_s
 
 
 @njit(cache=True, forceinline=True)
@@ -58,21 +72,35 @@ def advance_all(state: State, until_s: float) -> None:
 
 
 @njit(cache=True, forceinline=True)
-def advance_to_completion(state: State, until_s: float) -> float:
-    """Run all instances in step until the first completion, or ``until_s``; return the instant reached."""
+def advance_woken(state: State, until_s: float) -> None:
+    """Run those instances on which more happens by ``until_s`` than that requests get tokens and blocks.
+
+    The events are those of ``advance_all``, and so are ``num_running`` and ``num_waiting``. The other
+    instances are left behind, and take up what they have missed when they are advanced next.
+    """
     state = borrowed(state)
-    instances = state.instances
+    for index in range(state.instances.shape[0]):
+        if state.wakes_at_s[index] <= until_s:
+            advance_instance(state, index, until_s)
+
+
+@njit(cache=True, forceinline=True)
+def advance_to_completion(state: State, until_s: float) -> float:
+    """Run as ``advance_woken`` does, to the first completion or ``until_s``; return the instant reached."""
+    state = borrowed(state)
     while True:
         next_s = until_s
-        for index in range(instances.shape[0]):
-            instance = instances[index]
+        for index in range(state.instances.shape[0]):
+            if state.wakes_at_s[index] >= next_s:
+                continue
+            instance = state.instances[index]
             while (  # once is enough, but for a step in which everybody was preempted
                 instance.num_in_flight == 0 and may_schedule(instance) and instance.free_at_s < until_s
             ):
                 schedule(state, index)
-            next_s = min(next_s, instance.step_ends_at_s)
+            next_s = min(next_s, max(instance.step_ends_at_s, state.wakes_at_s[index]))
         first_event = state.counts[NUM_EVENTS]
-        advance_all(state, next_s)
+        advance_woken(state, next_s)
         for event in range(first_event, state.counts[NUM_EVENTS]):
             if state.events[event].is_completion:
                 return next_s

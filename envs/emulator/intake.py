@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from envs.emulator.engine import advance_instance
 from envs.emulator.state import (
     EVENT_DTYPE,
     NONE,
@@ -69,6 +70,7 @@ def take_slot(
 @njit(cache=True, forceinline=True)
 def hand_over(state: State, slot: int, index: int, now_s: float) -> None:
     """Put the request in a slot into an instance's waiting queue; cut its answer at ``max_model_len``."""
+    advance_instance(state, index, now_s)
     instance, request = state.instances[index], state.requests[slot]
     request.num_output_tokens = min(
         request.num_output_tokens, instance.max_model_len - request.num_prompt_tokens
@@ -76,6 +78,7 @@ def hand_over(state: State, slot: int, index: int, now_s: float) -> None:
     if instance.num_running + instance.num_waiting == 0:
         instance.free_at_s = max(instance.free_at_s, now_s)
     enqueue(state, instance, slot)
+    state.wakes_at_s[index] = now_s
 
 
 @njit(cache=True, forceinline=True)

@@ -1,6 +1,6 @@
-"""Paged KV blocks and automatic prefix caching of one instance, as vLLM V1 keeps them.
+"""Paged KV blocks of one instance, as vLLM V1 keeps them.
 
-Follows ``BlockPool``, ``BlockHashToBlockMap`` and ``FullAttentionManager`` (vllm/v1/core/block_pool.py,
+Follows ``BlockPool`` and ``FullAttentionManager`` (vllm/v1/core/block_pool.py,
 single_type_kv_cache_manager.py) of the version of vLLM that ``envs.emulator`` names:
 
 * free blocks form one queue; the head is handed out (and evicted) next;
@@ -17,9 +17,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from envs.emulator.prefix_cache import evict, find_next, insert, mixed
 from envs.emulator.state import (
-    IN_TABLE,
-    NO_HASH,
+    CACHED,
     NONE,
     PRIVATE,
     UNCACHED,
@@ -30,92 +30,11 @@ from envs.emulator.state import (
 
 
 @njit(cache=True, forceinline=True)
-def mixed(value: int) -> int:
-    """Scramble 64 bits (the finaliser of splitmix64)."""
-    z = np.uint64(value) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.int64((z ^ (z >> np.uint64(31))) >> np.uint64(1))  # type: ignore[return-value]
-
-
-@njit(cache=True, forceinline=True)
 def block_hash(request: RequestRecord, hashes: NDArray[np.int64], index: int) -> int:
     """Hash of a request's ``index``-th block; one of its own where the workload gave none."""
     if index < request.num_hashes:
         return hashes[request.first_hash + index]
     return mixed((request.request_id + 1) * np.int64(1 << 24) + index) | 1
-
-
-@njit(cache=True, forceinline=True)
-def find(state: State, instance: InstanceRecord, wanted: int) -> int:
-    """Return the block that is hit for a hash, or NONE."""
-    slots, first, mask = state.cache_slots, instance.first_cache_slot, instance.cache_slot_mask
-    at = mixed(wanted) & mask
-    while True:
-        slot = slots[first + at]
-        if slot.block_hash == wanted:
-            return slot.block
-        if slot.block_hash == NO_HASH:
-            return NONE
-        at = (at + 1) & mask
-
-
-@njit(cache=True, forceinline=True)
-def insert(state: State, instance: InstanceRecord, block: int, wanted: int) -> None:
-    """Cache a block under a hash, behind the blocks that are there already."""
-    cached = state.cached_blocks
-    cached[block].block_hash = wanted
-    state.blocks[block].kind = IN_TABLE
-    slots, first, mask = state.cache_slots, instance.first_cache_slot, instance.cache_slot_mask
-    at = mixed(wanted) & mask
-    while True:
-        slot = slots[first + at]
-        if slot.block_hash == wanted:
-            oldest = slot.block
-            newest = cached[oldest].prev_twin
-            cached[newest].next_twin = block
-            cached[block].prev_twin = newest
-            cached[block].next_twin = oldest
-            cached[oldest].prev_twin = block
-            return
-        if slot.block_hash == NO_HASH:
-            slot.block_hash = wanted
-            slot.block = block
-            cached[block].prev_twin = block
-            cached[block].next_twin = block
-            return
-        at = (at + 1) & mask
-
-
-@njit(cache=True, forceinline=True)
-def evict(state: State, instance: InstanceRecord, block: int) -> None:
-    """Take a block that is there out of the cache table."""
-    record = state.cached_blocks[block]
-    gone = record.block_hash
-    state.blocks[block].kind = UNCACHED
-    slots, first, mask = state.cache_slots, instance.first_cache_slot, instance.cache_slot_mask
-    at = mixed(gone) & mask
-    while slots[first + at].block_hash != gone:
-        at = (at + 1) & mask
-    if record.next_twin != block:
-        state.cached_blocks[record.prev_twin].next_twin = record.next_twin
-        state.cached_blocks[record.next_twin].prev_twin = record.prev_twin
-        if slots[first + at].block == block:
-            slots[first + at].block = record.next_twin
-        return
-    # Close the gap: move back every later entry of this run that may stand in the freed slot.
-    hole = at
-    while True:
-        at = (at + 1) & mask
-        follower = slots[first + at].block_hash
-        if follower == NO_HASH:
-            break
-        home = mixed(follower) & mask
-        if ((at - home) & mask) >= ((at - hole) & mask):
-            slots[first + hole].block_hash = follower
-            slots[first + hole].block = slots[first + at].block
-            hole = at
-    slots[first + hole].block_hash = NO_HASH
 
 
 @njit(cache=True, forceinline=True)
@@ -164,12 +83,21 @@ def free_request(state: State, instance: InstanceRecord, request: RequestRecord)
 
 
 @njit(cache=True, forceinline=True)
+def _cache(
+    state: State, instance: InstanceRecord, request: RequestRecord, row: NDArray[np.int32], index: int
+) -> None:
+    """Enter a request's ``index``-th block in the prefix cache."""
+    before = row[index - 1] if index > 0 else NONE
+    insert(state, instance, row[index], block_hash(request, state.hashes, index), before)
+
+
+@njit(cache=True, forceinline=True)
 def publish_private_blocks(state: State, instance: InstanceRecord, request: RequestRecord) -> None:
-    """Enter a request's private blocks in the cache table, for its return after a preemption."""
+    """Enter a request's private blocks in the prefix cache, for its return after a preemption."""
     row = state.block_table[request.row]
     for index in range(request.num_cached_blocks):
         if state.blocks[row[index]].kind == PRIVATE:
-            insert(state, instance, row[index], block_hash(request, state.hashes, index))
+            _cache(state, instance, request, row, index)
 
 
 @njit(cache=True, forceinline=True)
@@ -185,8 +113,9 @@ def num_hit_blocks(
     limit = (num_tokens - 1) // instance.block_size
     if request.num_preemptions == 0:
         limit = min(limit, request.num_hashes)  # nothing of its own can be cached yet
+    block = NONE
     for index in range(limit):
-        block = find(state, instance, block_hash(request, state.hashes, index))
+        block = find_next(state, instance, block, block_hash(request, state.hashes, index))
         if block == NONE:
             return index
         row[index] = block
@@ -231,7 +160,7 @@ def grow(state: State, instance: InstanceRecord, request: RequestRecord, num_blo
             block = queue[first + (head & mask)]
         head += 1
         record = blocks[block]
-        if record.kind == IN_TABLE:
+        if record.kind == CACHED:
             evict(state, instance, block)
         record.kind = UNCACHED
         record.num_refs = 1
@@ -252,20 +181,8 @@ def cache_full_blocks(
     num_full = num_tokens // instance.block_size
     for index in range(request.num_cached_blocks, num_full):
         if index < request.num_hashes or request.num_preemptions > 0:
-            insert(state, instance, row[index], block_hash(request, state.hashes, index))
+            _cache(state, instance, request, row, index)
         else:
             state.blocks[row[index]].kind = PRIVATE
     if num_full > request.num_cached_blocks:
         request.num_cached_blocks = num_full
-
-
-@njit(cache=True)
-def count_cached_blocks(state: State, hashes: NDArray[np.int64], out: NDArray[np.int64]) -> None:
-    """Write how many of these blocks, a prompt's first ones, each instance's cache holds."""
-    for index in range(state.instances.shape[0]):
-        instance = state.instances[index]
-        num = 0
-        if instance.prefix_caching:
-            while num < hashes.shape[0] and find(state, instance, hashes[num]) != NONE:
-                num += 1
-        out[index] = num

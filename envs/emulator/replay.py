@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from envs.emulator.borrow import borrowed
 from envs.emulator.cluster import EmulatedCluster
-from envs.emulator.engine import advance_all
+from envs.emulator.engine import advance_all, advance_woken
 from envs.emulator.intake import hand_over, release_slot, take_slot
 from envs.emulator.state import NONE, NUM_EVENTS, State
 
@@ -98,7 +98,7 @@ def _play(
     num_instances = state.instances.shape[0]
     for number in range(first, stream.arrived_at_s.shape[0]):
         now_s = stream.arrived_at_s[number]
-        advance_all(state, now_s)
+        advance_woken(state, now_s)
         _settle(state, ledger)
         slot = take_slot(
             state,

@@ -271,6 +271,7 @@ def schedule(state: State, index: int) -> None:
         _log(state, index, slot, num_new, num_computed, RUNNING)
         at += 1
 
+    num_kept = instance.num_running
     while (
         not preempted
         and budget > 0
@@ -290,6 +291,11 @@ def schedule(state: State, index: int) -> None:
             num_prefill_tokens += num_new
             num_attended_pairs += num_new * (num_computed + 0.5 * (num_new + 1))
 
+    if num_decodes == instance.num_running == num_kept and num_prefill_tokens == 0 and not preempted:
+        instance.num_decode_steps += 1
+    else:
+        instance.num_decode_steps = 0
+        instance.looks_from_step = 0
     starts_at_s = instance.free_at_s if instance.num_in_flight == 0 else instance.step_ends_at_s
     ends_at_s = starts_at_s
     if num_prefill_tokens + num_decodes > 0:

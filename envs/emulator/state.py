@@ -37,6 +37,7 @@ INSTANCE_DTYPE = np.dtype(
         ("prefix_caching", "?"),
         ("by_priority", "?"),
         ("continue_after_self_preemption", "?"),
+        ("event_skipping", "?"),
         ("first_block", "i8"),
         ("first_row", "i8"),
         ("first_cache_slot", "i8"),
@@ -48,6 +49,8 @@ INSTANCE_DTYPE = np.dtype(
         ("free_head", "i8"),
         ("free_tail", "i8"),
         ("num_free_blocks", "i8"),  # not counting gaps
+        ("num_loose_blocks", "i8"),
+        ("may_have_orphans", "?"),
         # its scheduler
         ("num_running", "i8"),
         ("waiting_head", "i8"),
@@ -63,6 +66,12 @@ INSTANCE_DTYPE = np.dtype(
         ("free_at_s", "f8"),  # when the next step is or was chosen
         ("step_ends_at_s", "f8"),  # of the step that runs; inf where none does
         ("next_step_ends_at_s", "f8"),
+        (
+            "num_decode_steps",
+            "i8",
+        ),  # the last so many steps chosen give a token to each, and they are the same
+        ("horizon_step", "i8"),  # the first step that may be unlike the last one
+        ("looks_from_step", "i8"),  # when to find the horizon
         # what it counted since time 0
         ("num_queried_tokens", "i8"),
         ("num_hit_tokens", "i8"),
@@ -105,16 +114,29 @@ BLOCK_DTYPE = np.dtype([("place", "i4"), ("num_refs", "i4"), ("kind", "i4")])
 """A block; ``place`` is its index in ``State.free_queue`` and means something without references only.
 Records are small because touching all blocks in turn is most of the emulator's work."""
 
-UNCACHED, PRIVATE, IN_TABLE = 0, 1, 2
+UNCACHED, PRIVATE, CACHED = 0, 1, 2
 """Kinds of blocks. A private block is full, and only its own request could ask for its content again: it
-keeps its place in the eviction order like any cached block, but enters the cache table only if its request
+keeps its place in the eviction order like any cached block, but enters the prefix cache only if its request
 is preempted."""
 
-CACHED_BLOCK_DTYPE = np.dtype([("block_hash", "i8"), ("prev_twin", "i4"), ("next_twin", "i4")])
-"""What a block ``IN_TABLE`` is cached under, in a ring of all blocks of that hash, oldest first."""
+CACHED_BLOCK_DTYPE = np.dtype(
+    [
+        ("block_hash", "i8"),
+        ("prev_twin", "i4"),  # in a ring of all blocks of that hash, from the oldest to the newest
+        ("next_twin", "i4"),
+        ("parent", "i4"),  # and what follows means something for the oldest only:
+        ("child", "i4"),  # parent and child are of each other; the parent is NONE for a block in the table
+        ("is_oldest", "?"),
+        ("branches", "?"),  # the table may hold further children
+        ("is_loose", "?"),  # in the table, and not the first block of its prefix
+    ],
+    align=True,
+)
+"""What a ``CACHED`` block is cached under, and how it is found (``envs.emulator.prefix_cache``)."""
 
 CACHE_SLOT_DTYPE = np.dtype([("block_hash", "i8"), ("block", "i8")])
-"""Open-addressing table: hash -> oldest block cached under it. ``NO_HASH`` marks an empty slot."""
+"""Open-addressing table: hash -> oldest block cached under it, where that is no child. ``NO_HASH`` marks
+an empty slot."""
 
 NO_HASH = 0
 
@@ -167,6 +189,9 @@ class State(NamedTuple):
     """``[total rows, blocks of the longest request]``: the blocks each running request holds."""
     running: NDArray[np.int64]
     """``[total rows]``: request slots in scheduling order, ``max_num_seqs`` places per instance."""
+    next_alike: NDArray[np.int64]
+    """``[total rows]``: while steps are skipped, the next place in ``running`` that needs a block when this
+    one does."""
     free_rows: NDArray[np.int64]
     """``[total rows]``: a stack of unused block-table rows per instance."""
     free_slots: NDArray[np.int64]
@@ -177,6 +202,10 @@ class State(NamedTuple):
     """EVENT_DTYPE; room for two per request in flight."""
     step_log: NDArray[np.void]
     """STEP_DTYPE; of length 0 where no log is kept."""
+    wakes_at_s: NDArray[np.float64]
+    """``[num_instances]``: before this instant nothing happens on an instance but that requests get tokens
+    and blocks. Who changes an instance from outside brings it up to date first, and sets this to the
+    present."""
     counts: NDArray[np.int64]
     """``[4]``: events and step-log rows written so far, slots free, places of ``hashes`` used."""
 

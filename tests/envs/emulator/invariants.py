@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from envs.emulator.state import IN_TABLE, NO_HASH, NONE
+from envs.emulator.state import CACHED, NO_HASH, NONE
 
 
 def check_memory(state):
@@ -37,22 +37,41 @@ def _check_instance(state, instance):
     assert sorted(queue) == [first + index for index in range(num) if blocks[index][1] == 0]
 
     first_slot = int(instance["first_cache_slot"])
-    cached = state.cached_blocks[first : first + num].tolist()  # block_hash, prev_twin, next_twin
+    cached = state.cached_blocks[first : first + num]
     table = state.cache_slots[first_slot : first_slot + int(instance["cache_slot_mask"]) + 1].tolist()
-    in_table = {}  # block -> hash
-    for block_hash, oldest in table:
-        if block_hash != NO_HASH:
+    seen = {}  # block -> hash
+
+    def see(oldest, parent, block_hash):
+        """A ring, and those of its first child and what follows it."""
+        while oldest != NONE:
+            record = cached[oldest - first]
+            assert record["is_oldest"]
+            assert record["parent"] == parent
             block = oldest
             while True:
-                assert block not in in_table
-                in_table[block] = block_hash
-                successor = cached[block - first][2]
-                assert cached[successor - first][1] == block
+                assert block not in seen
+                seen[block] = block_hash
+                successor = int(cached[block - first]["next_twin"])
+                assert cached[successor - first]["prev_twin"] == block
                 block = successor
                 if block == oldest:
                     break
+                assert not cached[block - first]["is_oldest"]
+            parent, oldest = oldest, int(record["child"])
+            block_hash = int(cached[oldest - first]["block_hash"]) if oldest != NONE else None
+            assert oldest == NONE or not cached[oldest - first]["is_loose"]
+
+    for block_hash, oldest in table:
+        if block_hash != NO_HASH:
+            see(oldest, NONE, block_hash)
     kinds = [block[2] for block in blocks]
-    assert in_table == {first + index: cached[index][0] for index in range(num) if kinds[index] == IN_TABLE}
+    assert seen == {
+        first + index: int(cached[index]["block_hash"]) for index in range(num) if kinds[index] == CACHED
+    }
+    roots = [oldest for block_hash, oldest in table if block_hash != NO_HASH]
+    num_loose = sum(bool(cached[oldest - first]["is_loose"]) for oldest in roots)
+    assert num_loose == instance["num_loose_blocks"]
+    assert num_loose or not instance["may_have_orphans"]
 
 
 def check_idle(state):

@@ -19,10 +19,10 @@ MAX_MODEL_LEN = 48
 
 
 @st.composite
-def instance_configs(draw, block_size):
-    longest = -(-MAX_MODEL_LEN // block_size)
+def instance_configs(draw, block_size, max_model_len):
+    longest = -(-max_model_len // block_size)
     return toy_instance(
-        max_model_len=MAX_MODEL_LEN,
+        max_model_len=max_model_len,
         num_blocks=longest + draw(st.integers(0, 2 * longest)),
         max_num_seqs=draw(st.integers(1, 6)),
         max_num_batched_tokens=draw(st.sampled_from([1, 5, 16, 40, 200])),
@@ -37,16 +37,16 @@ def instance_configs(draw, block_size):
 
 
 @st.composite
-def scenarios(draw):
+def scenarios(draw, max_model_len=MAX_MODEL_LEN, max_output=30):
     """A cluster, and requests with the instance that each is sent to."""
     block_size = draw(st.sampled_from([1, 2, 4, 8]))
-    configs = draw(st.lists(instance_configs(block_size), min_size=1, max_size=3))
+    configs = draw(st.lists(instance_configs(block_size, max_model_len), min_size=1, max_size=3))
     fields = st.tuples(
         st.sampled_from([0, 0, 1, 10, 60]),  # ticks since the request before
-        st.integers(1, MAX_MODEL_LEN - 1),
-        st.integers(1, 30),
+        st.one_of(st.integers(1, max_model_len - 1), st.integers(1, 3)),
+        st.integers(1, max_output),
         st.integers(0, 2),  # whose prefix it shares
-        st.integers(0, MAX_MODEL_LEN),  # tokens of that prefix
+        st.integers(0, max_model_len),  # tokens of that prefix
         st.integers(0, 1),  # whether its own content has hashes, which go on through the answer
         st.integers(0, len(configs) - 1),
         st.integers(0, 2),  # priority
