@@ -69,6 +69,7 @@ class RoutingWorlds:
                 raise ValueError(f"{name} is {value!r}, it must be a whole number of at least 1")
         env = RoutingEnv(**options)
         cluster, workload = checked(env)
+        view = env.view
         self._workload = copy(workload)  # says where each episode's stretch begins
         self.num_envs = num_envs
         self.reward = env.reward
@@ -83,16 +84,16 @@ class RoutingWorlds:
         self._rules = Rules(
             block_size=self._block_size,
             scrape_interval_s=float(cluster.scrape_interval_s),
-            half_life_s=float(env.view.half_life_s),
-            keys=env.view.index.keys,
+            half_life_s=float(view.half_life_s),
+            keys=view.index.keys,
             exact_prefix_hits=env.exact_prefix_hits,
         )
         self._worlds = blank_worlds(
             self._pristine,
             cluster.traits,
-            env.view.max_instances,
+            view.max_instances,
             int(self._stream.tenant_number.max()) + 1,
-            env.view.index.capacity,
+            view.index.capacity,
             num_envs,
         )
         bounds = np.linspace(0, num_envs, min(threads, num_envs) + 1).astype(int).tolist()
@@ -157,7 +158,7 @@ class RoutingWorlds:
 
     def close(self) -> None:
         """Let the threads go."""
-        if self._pool:
+        if self._pool is not None:
             self._pool.shutdown()
 
     @property

@@ -43,7 +43,7 @@ class WeightedSum:
     def __call__(self, interval: Interval) -> tuple[float, dict[str, float]]:
         """Return the reward and each term's amount, unweighted and in its own unit."""
         amounts = {name: weighted.term(interval) for name, weighted in self.terms.items()}
-        return sum(self.terms[name].weight * amount for name, amount in amounts.items()), amounts
+        return self._weighed(amounts), amounts
 
     def of_many(
         self, integrals: Interval, which: NDArray[np.bool_], interval: Callable[[int], Interval]
@@ -70,5 +70,11 @@ class WeightedSum:
             whole = whole or {number: interval(number) for number in numbers}
             amounts[name] = np.zeros(len(which))
             amounts[name][numbers] = [weighted.term(whole[number]) for number in numbers]
-        rewards: Any = sum(self.terms[name].weight * amount for name, amount in amounts.items())
-        return rewards, amounts
+        return self._weighed(amounts), amounts
+
+    def _weighed(self, amounts: Mapping[str, Any]) -> Any:
+        """The sum; not by ``sum``, which from Python 3.12 on adds floats otherwise than arrays."""
+        total: Any = 0.0
+        for name, amount in amounts.items():
+            total = total + self.terms[name].weight * amount
+        return total
