@@ -10,7 +10,8 @@ Each world does what a ``RoutingEnv`` of the same arguments does, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from itertools import pairwise
@@ -98,7 +99,8 @@ class RoutingWorlds:
         )
         bounds = np.linspace(0, num_envs, min(threads, num_envs) + 1).astype(int).tolist()
         self._shares = list(pairwise(bounds))
-        self._pool = ThreadPoolExecutor(len(self._shares) - 1) if len(self._shares) > 1 else None
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_of = 0
 
     def begin(self, which: NDArray[np.bool_], seeds: Sequence[int | None]) -> None:
         """Begin an episode in some worlds; None as seed goes on with the world's generator."""
@@ -152,9 +154,8 @@ class RoutingWorlds:
     def feedback(self, number: int) -> list[Feedback]:
         """What became known in a world's last step of the decisions before it."""
         num_completed = self._episodes["num_completed"][number]
-        return [
-            Feedback._make((*row, "")) for row in self._worlds.desk.outcomes[number, :num_completed].tolist()
-        ]
+        make: Callable[..., Feedback] = Feedback
+        return [make(*row, "") for row in self._worlds.desk.outcomes[number, :num_completed].tolist()]
 
     def close(self) -> None:
         """Let the threads go."""
@@ -224,12 +225,18 @@ class RoutingWorlds:
                 (self._worlds, self._rules, self._stream, todo, actions, propensities, *share)
                 for share in shares
             ]
-            others = [self._pool.submit(play, *each) for each in arguments[1:]] if self._pool else []
+            others = [self._threads().submit(play, *each) for each in arguments[1:]]
             reached = [play(*arguments[0]), *(other.result() for other in others)]
             shares = [(at, stop) for at, (_, stop) in zip(reached, shares, strict=True) if at < stop]
             for number, _ in shares:
                 self._make_room(number)
         self._after(todo)
+
+    def _threads(self) -> ThreadPoolExecutor:
+        """Those that take all shares but the first; a forked process has none of its parent's."""
+        if self._pool is None or self._pool_of != os.getpid():
+            self._pool, self._pool_of = ThreadPoolExecutor(len(self._shares) - 1), os.getpid()
+        return self._pool
 
     def _make_room(self, number: int) -> None:
         episode = self._episodes[number]

@@ -1,6 +1,9 @@
 """The vectorised environment is what Gymnasium makes of as many single ones, to the last bit."""
 
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -10,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs  # noqa: F401 (registers the environment)
+from envs.emulator.compilation import NOTICE
 from envs.emulator.fleet import cluster
 from envs.routing import MaskedActionError, NoInstanceError, RoutingEnv
 from envs.vector import RoutingVectorEnv
@@ -25,6 +29,7 @@ from reward.weighted_sum import Weighted, WeightedSum
 
 H100 = {"profile": "h100_llama-3.1-8b", "max_model_len": 131072}
 L40S = {"profile": "l40s_llama-3.1-8b", "max_model_len": 32768}
+ROOT = Path(__file__).parents[2]
 MODES = list(AutoresetMode)
 
 
@@ -227,6 +232,30 @@ def test_threads_change_nothing():
     singles, many = pair("mixed", AutoresetMode.SAME_STEP, num_envs=5, threads=3)
     play(singles, many, 130, np.random.default_rng(2), AutoresetMode.SAME_STEP)
     many.close()
+
+
+def test_threads_and_a_fork(tmp_path):
+    """In a process of its own, since Python warns of forks beside threads."""
+    program = f"""
+import os, warnings
+from tests.envs.test_vector import AutoresetMode, pair
+many = pair("mixed", AutoresetMode.SAME_STEP, threads=2)[1]
+many.reset(seed=0)
+many.step([0, 1, 0])
+warnings.simplefilter("ignore", DeprecationWarning)
+if os.fork() == 0:
+    many.step([0, 1, 0])
+    open({str(tmp_path / "stepped")!r}, "w").close()
+    os._exit(0)
+os.wait()
+many.step([0, 1, 0])
+many.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stdout, done.stderr.replace(NOTICE + "\n", "")) == (0, "", "")
+    assert (tmp_path / "stepped").exists()
 
 
 @cache
