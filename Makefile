@@ -49,6 +49,7 @@ differential: $(VENV)/.installed vllm  ## Compare the emulator with vLLM's own s
 bench: $(VENV)/.installed  ## Measure the emulator and the environment on one core.
 	$(BIN)/python -m tests.benchmarks.bench_emulator
 	$(BIN)/python -m tests.benchmarks.bench_env
+	$(BIN)/python -m tests.benchmarks.bench_vector
 	$(BIN)/python -m tests.benchmarks.bench_start
 	$(BIN)/python -m tests.benchmarks.bench_scale
 

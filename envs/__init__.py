@@ -8,4 +8,8 @@ import gymnasium
 from envs.ownership import warn_of_intruders
 
 warn_of_intruders()
-gymnasium.register("RouteGym/Routing-v0", entry_point="envs.routing:RoutingEnv")
+gymnasium.register(
+    "RouteGym/Routing-v0",
+    entry_point="envs.routing:RoutingEnv",
+    vector_entry_point="envs.vector:RoutingVectorEnv",
+)

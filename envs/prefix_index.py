@@ -17,10 +17,14 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+import envs.emulator  # noqa: F401 (it says where compiled functions are kept)
+
 NONE = -1
 
 
-class _Index(NamedTuple):
+class Index(NamedTuple):
+    """The index's memory."""
+
     buckets: NDArray[np.int32]  # [num_buckets]: first entry of each
     hashes: NDArray[np.int64]  # [num_entries]
     used_at_s: NDArray[np.float64]
@@ -32,21 +36,36 @@ class _Index(NamedTuple):
     num_used: NDArray[np.int64]
 
 
-@njit(cache=True)
+class Keys(NamedTuple):
+    """What an index counts in."""
+
+    blocks_per_key: int
+    tokens_per_key: int
+    max_age_s: float
+    """A prefix not sent again for so long is taken to be evicted."""
+
+
+@njit(cache=True, forceinline=True)
 def _bucket(index: Any, instance: int, block_hash: int) -> int:
     z = (np.uint64(block_hash) ^ (np.uint64(instance + 1) << np.uint64(40))) * np.uint64(0x9E3779B97F4A7C15)
     return np.int64((z ^ (z >> np.uint64(32))) & np.uint64(index.buckets.shape[0] - 1))  # type: ignore[return-value]
 
 
-@njit(cache=True)
-def _find(index: Any, capacity: int, instance: int, block_hash: int) -> int:
+@njit(cache=True, forceinline=True)
+def _capacity(index: Any) -> int:
+    return index.hashes.shape[0] // index.oldest.shape[0]  # type: ignore[no-any-return]
+
+
+@njit(cache=True, forceinline=True)
+def _find(index: Any, instance: int, block_hash: int) -> int:
+    capacity = _capacity(index)
     entry = index.buckets[_bucket(index, instance, block_hash)]
     while entry != NONE and (index.hashes[entry] != block_hash or entry // capacity != instance):
         entry = index.next_in_bucket[entry]
     return int(entry)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _unlink(index: Any, instance: int, entry: int) -> None:
     older, newer = index.older[entry], index.newer[entry]
     if older == NONE:
@@ -59,7 +78,7 @@ def _unlink(index: Any, instance: int, entry: int) -> None:
         index.older[newer] = older
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _append(index: Any, instance: int, entry: int) -> None:
     newest = index.newest[instance]
     index.older[entry], index.newer[entry] = newest, NONE
@@ -70,7 +89,7 @@ def _append(index: Any, instance: int, entry: int) -> None:
         index.newer[newest] = entry
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _forget(index: Any, instance: int, entry: int) -> None:
     bucket = _bucket(index, instance, index.hashes[entry])
     at = index.buckets[bucket]
@@ -83,19 +102,24 @@ def _forget(index: Any, instance: int, entry: int) -> None:
     _unlink(index, instance, entry)
 
 
-@njit(cache=True)
-def _insert(
-    index: Any,
-    capacity: int,
-    stride: int,
-    num_keys: int,
-    instance: int,
-    block_hashes: NDArray[np.int64],
-    now_s: float,
-) -> None:
-    for key in range(num_keys - 1, -1, -1):
-        block_hash = block_hashes[(key + 1) * stride - 1]
-        entry = _find(index, capacity, instance, block_hash)
+@njit(cache=True, forceinline=True)
+def forget(index: Any) -> None:
+    """Forget everything."""
+    for instance in range(index.oldest.shape[0]):
+        index.oldest[instance] = NONE
+        index.newest[instance] = NONE
+        index.num_used[instance] = 0
+    for bucket in range(index.buckets.shape[0]):
+        index.buckets[bucket] = NONE
+
+
+@njit(cache=True, forceinline=True)
+def insert(index: Any, keys: Keys, instance: int, block_hashes: NDArray[np.int64], now_s: float) -> None:
+    """Remember that a prompt with these block hashes was sent to an instance."""
+    capacity = _capacity(index)
+    for key in range(min(block_hashes.shape[0] // keys.blocks_per_key, capacity) - 1, -1, -1):
+        block_hash = block_hashes[(key + 1) * keys.blocks_per_key - 1]
+        entry = _find(index, instance, block_hash)
         if entry != NONE:
             _unlink(index, instance, entry)
         else:
@@ -113,29 +137,53 @@ def _insert(
         _append(index, instance, entry)
 
 
-@njit(cache=True)
-def _match(
+@njit(cache=True, forceinline=True)
+def match(
     index: Any,
-    capacity: int,
-    stride: int,
-    num_keys: int,
+    keys: Keys,
     block_hashes: NDArray[np.int64],
-    oldest_s: float,
-    depth: NDArray[np.int64],
+    now_s: float,
+    hit_tokens: NDArray[np.int64],
     used_at_s: NDArray[np.float64],
 ) -> None:
+    """Look a prompt up.
+
+    Writes the tokens of it that each instance is thought to have, and when the deepest matched block was
+    last sent there (-inf without a match); both ``[num_instances]``.
+    """
+    num_keys = block_hashes.shape[0] // keys.blocks_per_key
+    oldest_s = now_s - keys.max_age_s
     for instance in range(index.oldest.shape[0]):
         low, high = 0, num_keys  # the first `low` keys are here; not the first `high + 1`
         used_at_s[instance] = -np.inf
         while low < high:
             middle = (low + high + 1) // 2
-            entry = _find(index, capacity, instance, block_hashes[middle * stride - 1])
+            entry = _find(index, instance, block_hashes[middle * keys.blocks_per_key - 1])
             if entry != NONE and index.used_at_s[entry] >= oldest_s:
                 low = middle
                 used_at_s[instance] = index.used_at_s[entry]
             else:
                 high = middle - 1
-        depth[instance] = low
+        hit_tokens[instance] = low * keys.tokens_per_key
+
+
+def empty_index(num_instances: int, capacity: int, shape: tuple[int, ...] = ()) -> Index:
+    """Memory for ``capacity`` keys per instance; with a ``shape``, an array of such memories. All are empty.
+
+    Entries are written before they are read, so that untouched memory costs nothing.
+    """
+    num_entries = num_instances * capacity
+    return Index(
+        buckets=np.full((*shape, 1 << (num_entries - 1).bit_length()), NONE, np.int32),
+        hashes=np.zeros((*shape, num_entries), np.int64),
+        used_at_s=np.zeros((*shape, num_entries)),
+        next_in_bucket=np.zeros((*shape, num_entries), np.int32),
+        older=np.zeros((*shape, num_entries), np.int32),
+        newer=np.zeros((*shape, num_entries), np.int32),
+        oldest=np.full((*shape, num_instances), NONE, np.int32),
+        newest=np.full((*shape, num_instances), NONE, np.int32),
+        num_used=np.zeros((*shape, num_instances), np.int64),
+    )
 
 
 class PrefixIndex:
@@ -165,38 +213,20 @@ class PrefixIndex:
             raise ValueError(
                 f"prefix_capacity ({capacity}) must be at least 1 and prefix_max_age_s ({max_age_s}) above 0"
             )
-        self.tokens_per_key = tokens_per_key
-        self.max_age_s = max_age_s
-        self._stride = tokens_per_key // block_size
-        self._capacity = capacity
-        num_entries = num_instances * capacity
-        self._index = _Index(
-            buckets=np.empty(1 << (num_entries - 1).bit_length(), np.int32),
-            hashes=np.zeros(num_entries, np.int64),
-            used_at_s=np.zeros(num_entries),
-            next_in_bucket=np.zeros(num_entries, np.int32),
-            older=np.zeros(num_entries, np.int32),
-            newer=np.zeros(num_entries, np.int32),
-            oldest=np.empty(num_instances, np.int32),
-            newest=np.empty(num_instances, np.int32),
-            num_used=np.empty(num_instances, np.int64),
-        )
-        self._depth = np.zeros(num_instances, np.int64)
+        self.keys = Keys(tokens_per_key // block_size, tokens_per_key, float(max_age_s))
+        self.capacity = capacity
+        self.memory = empty_index(num_instances, capacity)
+        self._hit_tokens = np.zeros(num_instances, np.int64)
         self._used_at_s = np.full(num_instances, -np.inf)
-        self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
-        self._index.buckets.fill(NONE)
-        self._index.oldest.fill(NONE)
-        self._index.newest.fill(NONE)
-        self._index.num_used.fill(0)
+        forget(self.memory)
 
     def sent(self, instance: int, block_hashes: NDArray[np.int64], now_s: float) -> None:
         """Remember that a prompt with these block hashes was sent to an instance."""
-        num_keys = min(len(block_hashes) // self._stride, self._capacity)
-        if num_keys:
-            _insert(self._index, self._capacity, self._stride, num_keys, instance, block_hashes, now_s)
+        if len(block_hashes) >= self.keys.blocks_per_key:
+            insert(self.memory, self.keys, instance, block_hashes, now_s)
 
     def match(
         self, block_hashes: NDArray[np.int64], now_s: float
@@ -207,19 +237,9 @@ class PrefixIndex:
             Tokens of it that each instance is thought to have, and when the deepest matched block was last
             sent there (-inf without a match); both ``[num_instances]`` and overwritten by the next call.
         """
-        num_keys = len(block_hashes) // self._stride
-        if num_keys:
-            _match(
-                self._index,
-                self._capacity,
-                self._stride,
-                num_keys,
-                block_hashes,
-                now_s - self.max_age_s,
-                self._depth,
-                self._used_at_s,
-            )
+        if len(block_hashes) >= self.keys.blocks_per_key:
+            match(self.memory, self.keys, block_hashes, now_s, self._hit_tokens, self._used_at_s)
         else:
-            self._depth.fill(0)
+            self._hit_tokens.fill(0)
             self._used_at_s.fill(-np.inf)
-        return self._depth * self.tokens_per_key, self._used_at_s
+        return self._hit_tokens, self._used_at_s

@@ -357,7 +357,7 @@ def _interval(
     """
     duration_s = ends_at_s - begins_at_s
     first_tokens, completions = events
-    waiting_request_s = num_waiting * duration_s - sum([ends_at_s - token.at_s for token in first_tokens])
+    waiting_request_s = num_waiting * duration_s - _total_s(ends_at_s, [token.at_s for token in first_tokens])
     for completion in retried:
         if not isnan(completion.first_token_at_s):
             waiting_request_s += ends_at_s - completion.first_token_at_s
@@ -368,10 +368,18 @@ def _interval(
         duration_s=duration_s,
         waiting_request_s=waiting_request_s,
         in_flight_request_s=num_in_flight * duration_s
-        - sum([ends_at_s - completion.finished_at_s for completion in served]),
+        - _total_s(ends_at_s, [completion.finished_at_s for completion in served]),
         ttft_s=np.array([completion.ttft_s for completion in served]),
         tpot_s=np.array([completion.tpot_s for completion in served]),
         e2e_s=np.array([completion.e2e_s for completion in served]),
         slo_met=np.array([completion.slo_met for completion in completions], np.bool_),
         num_output_tokens=np.array([completion.num_output_tokens for completion in completions], np.int64),
     )
+
+
+def _total_s(now_s: float, instants_s: list[float]) -> float:
+    """Total time since these instants; not by ``sum``, which from Python 3.12 on adds with a correction."""
+    total_s = 0.0
+    for at_s in instants_s:
+        total_s += now_s - at_s
+    return total_s

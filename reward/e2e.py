@@ -23,6 +23,11 @@ class E2e:
         """Refuse an unknown attribution."""
         checked_attribution(self.attribution)
 
+    @property
+    def integrals_only(self) -> bool:
+        """Whether the latencies themselves are not looked at."""
+        return self.attribution == "as_time_passes"
+
     def __call__(self, interval: Interval) -> float:
         """Its amount in this interval."""
         if self.attribution == "as_time_passes":

@@ -23,8 +23,8 @@ def test_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
-def test_python_example_runs(capsys):
-    example = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    assert example
-    exec(compile(example[1], "README.md", "exec"), {})
+def test_python_examples_run(capsys):
+    routes, learns = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(routes, "README.md", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) == 1000
+    exec(compile(learns, "README.md", "exec"), {})

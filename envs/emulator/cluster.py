@@ -13,24 +13,11 @@ from envs.emulator.build import InstanceConfig, build_state, clear
 from envs.emulator.engine import advance_all, advance_to_completion, advance_woken
 from envs.emulator.failure import flush_cache, slow
 from envs.emulator.intake import BAD_HASHES, hand_over, release_slot, take_slot, with_room
-from envs.emulator.prefix_cache import find_next
+from envs.emulator.prefix_cache import count_cached_blocks
 from envs.emulator.scrapes import Gauges
 from envs.emulator.state import NONE, NUM_EVENTS, NUM_STEP_ROWS, State
 from envs.emulator.step_time import decode_step_s, prefill_tokens_per_s
 from envs.world import MAX_SLOWDOWN
-
-
-@njit(cache=True)
-def _count_cached_blocks(state: State, hashes: NDArray[np.int64], out: NDArray[np.int64]) -> None:
-    for index in range(state.instances.shape[0]):
-        instance = state.instances[index]
-        num, block = 0, NONE
-        while instance.prefix_caching and num < hashes.shape[0]:
-            block = find_next(state, instance, block, hashes[num])
-            if block == NONE:
-                break
-            num += 1
-        out[index] = num
 
 
 @njit(cache=True)
@@ -277,7 +264,7 @@ class EmulatedCluster:
         """Prompt tokens of ``request`` that each instance's cache holds right now, ``[num_instances]``."""
         num_blocks = np.zeros(len(self.configs), np.int64)
         usable = (request.num_prompt_tokens - 1) // self.block_size
-        _count_cached_blocks(self.state, request.block_hashes[:usable], num_blocks)
+        count_cached_blocks(self.state, request.block_hashes[:usable], num_blocks)
         return num_blocks * self.block_size
 
     def take_step_log(self) -> NDArray[np.void]:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from envs.emulator.state import (
     BRANCHES,
@@ -214,3 +215,17 @@ def _orphan(state: State, instance: InstanceRecord, child: int) -> None:
         slot = state.cache_slots[_place_of(state, instance, record.block_hash)]
         slot.block_hash = record.block_hash
         slot.block = child
+
+
+@njit(cache=True)
+def count_cached_blocks(state: State, hashes: NDArray[np.int64], out: NDArray[np.int64]) -> None:
+    """Write how many of these blocks, a prompt's first ones, each instance's cache holds."""
+    for index in range(state.instances.shape[0]):
+        instance = state.instances[index]
+        num, block = 0, NONE
+        while instance.prefix_caching and num < hashes.shape[0]:
+            block = find_next(state, instance, block, hashes[num])
+            if block == NONE:
+                break
+            num += 1
+        out[index] = num

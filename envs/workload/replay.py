@@ -22,7 +22,8 @@ class Replay:
     Raises ``ValueError`` where the trace is too short.
 
     ``first`` is the row in ``trace`` of the current stretch's first request; where two stretches overlap,
-    ``source_rows()`` have requests in common.
+    ``source_rows()`` have requests in common. ``hashes[hash_offsets[row] : hash_offsets[row + 1]]`` are the
+    block hashes of the request in a row of ``trace``.
     """
 
     closed_loop = False
@@ -54,16 +55,16 @@ class Replay:
         self.notes = trace.notes
         if num_requests < len(trace):
             self.notes += (f"{num_requests} consecutive requests from a random start",)
-        self._hashes, offsets = trace.expanded(block_size)
+        self.hashes, self.hash_offsets = trace.expanded(block_size)
         # plain lists: reading a number out of an array costs more than all else in pop()
-        self._offsets: list[int] = offsets.tolist()
+        self._offsets: list[int] = self.hash_offsets.tolist()
         self._arrived_at_s: list[float] = trace.arrived_at_s.tolist()
         self._num_prompt_tokens: list[int] = trace.num_prompt_tokens.tolist()
         self._num_output_tokens: list[int] = trace.num_output_tokens.tolist()
         self._session_id: list[int] = trace.session_id.tolist()
         self._turn: list[int] = trace.turn.tolist()
         self._tenant: list[int] = trace.tenant.tolist()
-        self._slo = slo
+        self.slo = slo
         self._begin(0)
 
     def _begin(self, first: int) -> None:
@@ -105,12 +106,12 @@ class Replay:
             self._arrived_at_s[row] - self._start_s,
             self._num_prompt_tokens[row],
             self._num_output_tokens[row],
-            self._hashes[self._offsets[row] : self._offsets[row + 1]],
+            self.hashes[self._offsets[row] : self._offsets[row + 1]],
             self._session_id[row],
             self._turn[row],
             self._tenant[row],
             "",
-            self._slo,
+            self.slo,
         )
 
     def observe(self, completion: Completion) -> None:

@@ -64,3 +64,45 @@ def test_every_config_is_a_reward(path):
     total, amounts = build(OmegaConf.load(path), "reward")(INTERVAL)
     assert np.isfinite(total)
     assert amounts
+
+
+class Odd:
+    """A user's term, which knows nothing of arrays."""
+
+    unit = "1"
+
+    def __call__(self, interval):
+        return interval.duration_s if len(interval.e2e_s) else 0.5
+
+
+def test_many_intervals_give_what_each_gives_alone():
+    rng = np.random.default_rng(0)
+    intervals = [
+        Interval(
+            *rng.random(3).tolist(), *rng.random((3, num)), rng.random(num) < 0.5, rng.integers(0, 99, num)
+        )
+        for num in (0, 3, 20, 1)
+    ]
+    terms = {str(number): Weighted(term, 0.1 + number / 7) for number, (term, _) in enumerate(CASES)}
+    reward = WeightedSum(terms | {"odd": Weighted(Odd(), 3)})
+    integrals = Interval(*np.array([interval[:3] for interval in intervals]).T)
+    which = np.array([True, True, False, True])
+    asked = []
+    rewards, amounts = reward.of_many(
+        integrals, which, lambda number: asked.append(number) or intervals[number]
+    )
+    assert asked == [0, 1, 3]
+    assert amounts.keys() == reward.terms.keys()
+    for number in (0, 1, 3):
+        expected, parts = reward(intervals[number])
+        assert rewards[number] == expected
+        assert {name: amount[number] for name, amount in amounts.items()} == parts
+    assert rewards[2] == 0
+    assert not any(amount[2] for amount in amounts.values())
+
+
+def test_terms_of_integrals_alone_ask_for_no_interval():
+    reward = WeightedSum({"ttft": Weighted(Ttft()), "e2e": Weighted(E2e(), 2.0)})
+    integrals = Interval(np.ones(2), np.array([1.0, 2.0]), np.array([3.0, 5.0]))
+    rewards, _ = reward.of_many(integrals, np.ones(2, np.bool_), None)
+    assert rewards.tolist() == [-7.0, -12.0]
