@@ -105,9 +105,11 @@ class Schedule:
             raise ValueError(f"schedule {path}: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write it to a file that ``load`` reads, one event a line."""
+        """Write it to a file that ``load`` reads, one event a line; a file that is there is kept till then."""
         lines = ",\n".join(f"  {json.dumps(event.row())}" for event in self)
-        Path(path).write_text(f'{{"events": [\n{lines}\n]}}\n', encoding="utf-8")
+        part = Path(f"{path}.part")
+        part.write_text(f'{{"events": [\n{lines}\n]}}\n', encoding="utf-8")
+        part.replace(path)
 
     def check(self, num_instances: int, absent: Iterable[int] = ()) -> None:
         """Raise ``ValueError`` where an event names no instance or finds it in a state that it cannot change.
