@@ -105,7 +105,7 @@ class Schedule:
             raise ValueError(f"schedule {path}: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write it to a file that ``load`` reads, one event a line; a file that is there is kept till then."""
+        """Write it to a file that ``load`` reads, one event a line; whole or not at all."""
         lines = ",\n".join(f"  {json.dumps(event.row())}" for event in self)
         part = Path(f"{path}.part")
         part.write_text(f'{{"events": [\n{lines}\n]}}\n', encoding="utf-8")
