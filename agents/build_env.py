@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from conf.build import build
+from conf.build import ConfigError, build
 from envs.routing import RoutingEnv
 
 
 def build_env(config: DictConfig) -> RoutingEnv:
-    """The environment that the groups ``env``, ``cluster``, ``workload`` and ``reward`` describe."""
+    """The environment that the groups ``env``, ``cluster``, ``world``, ``workload``, ``reward`` describe."""
+    world = None if config.world is None else build(config.world, "world")
+    cluster = build(config.cluster, "cluster", world=world)
+    if world is not None and getattr(cluster, "world", None) is not world:
+        raise ConfigError("world: this cluster takes none, or brings its own; leave one of the two out")
     env: RoutingEnv = build(
         config.env,
         "env",
-        cluster=build(config.cluster, "cluster"),
+        cluster=cluster,
         workload=build(config.workload, "workload"),
         reward=build(config.reward, "reward"),
     )

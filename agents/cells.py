@@ -98,6 +98,8 @@ def _keys(config: DictConfig) -> dict[Cell, str]:
         name: OmegaConf.to_container(config[name], resolve=True) for name in ("env", "cluster", "workload")
     }
     trace = getattr(build(config.workload, "workload"), "trace", None)
+    if config.world is not None:
+        world["world"] = repr(build(config.world, "world"))  # with what its schedule's file holds
     world["trace"] = _digest(*(getattr(trace, field.name) for field in fields(trace))) if trace else ""
     keys = {}
     for name, node in config.policies.items():

@@ -27,6 +27,7 @@ class TrainConfig:
     reward: Any = MISSING
     agent: Any = MISSING
     logger: Any = MISSING
+    world: Any = None
 
 
 @dataclass
@@ -45,6 +46,7 @@ class EvaluateConfig:
     cluster: Any = MISSING
     workload: Any = MISSING
     reward: Any = MISSING
+    world: Any = None
     policies: dict[str, Any] = field(default_factory=dict)
 
 

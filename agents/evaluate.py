@@ -27,7 +27,7 @@ from agents.build_env import build_env
 from agents.cells import Cell, build_policy
 from agents.config import register
 from agents.files import write, write_json, write_parquet
-from agents.metrics import figures
+from agents.metrics import figures, requests_of
 from agents.overlap import greatest_overlap
 from agents.plots import ttft_cdf, ttft_over_time
 from agents.policy import Learner, Trainable
@@ -36,7 +36,7 @@ from agents.run_directory import claim
 from agents.summary import markdown_table, summarise
 from conf.build import ConfigError, build
 
-WORLD = ("env", "cluster", "workload")
+WORLD = ("env", "cluster", "workload", "world")
 """Keys of the config that all cells in a directory have in common."""
 
 register()
@@ -47,13 +47,17 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     _check(config)
     directory = claim(config, WORLD)
     made = cells.run(config, directory)
-    loaded = {cell: cells.read(directory, cell) for cell in made}
-    results, curves = [], []
-    for cell, (ledger, side) in loaded.items():
+    loaded, results, curves = {}, [], []
+    for cell in made:
         row = {"policy": cell.policy, "seed": cell.seed}
+        ledger, side = cells.read(directory, cell)
         results.append(row | figures(ledger, side["num_instances"], config.warmup_s))
-        curves.append(_over_time(ledger, config.window_s).assign(**row))
+        requests = requests_of(ledger)
+        curves.append(_over_time(requests, config.window_s).assign(**row))
+        loaded[cell] = requests, side
     table, curve = pd.DataFrame(results), pd.concat(curves, ignore_index=True)
+    if not table["num_retries"].any():  # as where none are allowed
+        table = table.drop(columns="num_retries")
     write_parquet(directory / "results.parquet", table)
     write_parquet(directory / "ttft_over_time.parquet", curve)
     summary = summarise(table, config.reference) | _circumstances(config, loaded)
@@ -100,18 +104,21 @@ def _learns(config: DictConfig, name: str) -> bool:
 
 
 def _over_time(ledger: pd.DataFrame, window_s: float) -> pd.DataFrame:
-    """Mean TTFT of the requests that arrived in each whole window."""
+    """Mean TTFT of the requests that arrived in each whole window and were served."""
     begins_at_s = (ledger["arrived_at_s"] // window_s) * window_s
     whole = begins_at_s + window_s <= max(ledger["arrived_at_s"].max(), window_s)
+    whole &= ledger["failure"] == ""
     means = ledger[whole].groupby(begins_at_s[whole])["ttft_s"].mean()
     return pd.DataFrame({"window_begins_at_s": means.index.to_numpy(), "ttft_mean_s": means.to_numpy()})
 
 
 def _ttft_s(config: DictConfig, loaded: Any, name: str) -> Any:
-    """TTFT of a policy's requests after the warm-up, over all seeds."""
+    """TTFT of a policy's requests that arrived after the warm-up and were served, over all seeds."""
     ledgers = [ledger for cell, (ledger, _) in loaded.items() if cell.policy == name]
-    counted = [ledger.loc[ledger["arrived_at_s"] >= config.warmup_s, "ttft_s"].dropna() for ledger in ledgers]
-    return np.concatenate(counted)
+    served = [ledger[ledger["failure"] == ""] for ledger in ledgers]
+    return np.concatenate(
+        [ledger.loc[ledger["arrived_at_s"] >= config.warmup_s, "ttft_s"] for ledger in served]
+    )
 
 
 def _circumstances(config: DictConfig, loaded: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from agents.per_router import PerRouter
 from agents.policy import Policy
 from envs.feedback import Feedback
 from envs.observation import Observation
@@ -30,8 +31,11 @@ LEDGER_COLUMNS = (
     "e2e_s",
     "slo_met",
     "failure",
+    "num_retries",
+    "is_retried",
 )
-"""Columns of a ledger, one row per request in the order of decisions; times in seconds."""
+"""Columns of a ledger, one row per decision; times in seconds. A request that was sent again has as many rows
+as it had decisions; the last of them, not ``is_retried``, says what became of it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Rollout:
     counters: Mapping[str, int]
     """The policy's own: fallbacks, exploration."""
     decision_s: np.ndarray[Any, np.dtype[np.float64]]
-    """Time that each decision took on this machine, ``[num_requests]``; replayed ones are left out."""
+    """Time that each decision took on this machine, ``[num_decisions]``; replayed ones are left out."""
 
 
 @dataclass
@@ -104,6 +108,8 @@ def finish(
 
 
 def play(env: RoutingEnv, policy: Policy, seed: int) -> Rollout:
-    """Let ``policy`` route the stream of ``seed`` from its start to its end."""
+    """Let ``policy`` route the stream of ``seed`` from its start to its end; a copy of it per router."""
+    if env.num_routers > 1:
+        policy = PerRouter(policy, env.num_routers, lambda: env.router)
     policy.reset(policy_rng(seed))
     return finish(env, policy, replay(env, seed, (), ()))

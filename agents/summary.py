@@ -10,6 +10,8 @@ from agents.comparison import CONFIDENCE, NUM_RESAMPLES, mean_over_seeds, relati
 
 NOTABLE_OVERLAP = 0.05
 """Share of requests that two streams may have in common without a word."""
+FAILURES = {"num_failed": "failed", "num_retries": "retries"}
+"""Figures, means per stream, that have a column of the table where they are not 0, and its heading."""
 COMPARED = ("ttft_mean_s", "ttft_p50_s", "ttft_p90_s", "ttft_p99_s", "tpot_mean_s", "e2e_mean_s")
 
 
@@ -62,7 +64,7 @@ def markdown_table(summary: dict[str, Any], timing: pd.DataFrame) -> str:
     """
     reference = summary["reference"]
     decision_us = timing.groupby("policy")["decision_us_mean"].mean()
-    header = (
+    header: tuple[str, ...] = (
         "policy",
         "mean TTFT, s",
         f"against {reference}",
@@ -76,6 +78,12 @@ def markdown_table(summary: dict[str, Any], timing: pd.DataFrame) -> str:
         "imbalance",
         "µs/decision",
     )
+    failures = [  # shown where there are any
+        figure
+        for figure in FAILURES
+        if any(values[figure][0] for values in summary["policies"].values() if figure in values)
+    ]
+    header = (*header, *(FAILURES[figure] for figure in failures))
     lines = [header]
     for name, values in summary["policies"].items():
         mean, low, high = values["ttft_mean_s"]
@@ -95,6 +103,7 @@ def markdown_table(summary: dict[str, Any], timing: pd.DataFrame) -> str:
                 f"{values['frac_prefix_hits'][0]:.1%}",
                 f"{values['load_imbalance'][0]:.2f}",
                 f"{decision_us[name]:.0f}",
+                *(f"{values[figure][0]:.1f}" for figure in failures),
             )
         )
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]

@@ -33,6 +33,7 @@ RELEVANT = (
     "total_timesteps",
     "checkpoint_every",
     "env",
+    "world",
     "cluster",
     "workload",
     "reward",

@@ -16,7 +16,7 @@ cluster reads a clock.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,8 +166,13 @@ class Cluster(Protocol):
         """One entry per instance, in index order."""
         ...
 
-    def reset(self) -> None:
-        """Go back to time 0 with every instance idle and every cache empty."""
+    def reset(self, rng: np.random.Generator | None = None, num_routers: int = 1) -> None:
+        """Go back to time 0 with every instance idle and every cache empty.
+
+        Args:
+            rng: All chance of a world that leaves something to chance; none: the generator of seed 0.
+            num_routers: How many routers scrape, each for itself, spread evenly over the scrape interval.
+        """
         ...
 
     def submit(self, request: Request, instance_index: int) -> None:
@@ -182,10 +187,44 @@ class Cluster(Protocol):
         """Let time pass until nothing is in flight."""
         ...
 
-    def snapshot(self) -> ClusterSnapshot:
-        """What the last scrape of each instance said."""
+    def snapshot(self, router: int = 0) -> ClusterSnapshot:
+        """What a router's last scrape of each instance said."""
         ...
 
     def num_exact_hit_tokens(self, request: Request) -> NDArray[np.int64]:
         """Prompt tokens of ``request`` that each instance's cache holds right now, ``[num_instances]``."""
+        ...
+
+
+@runtime_checkable
+class DisturbableCluster(Cluster, Protocol):
+    """A cluster whose instances can be disturbed; each method acts now. ``envs.world`` says what each does.
+
+    Requests that an instance loses, or is sent while it does not serve, end as a ``Completion`` with a
+    ``failure``, among the events of ``advance_to`` like all others. The methods raise ``ValueError`` where
+    the instance is in a state that does not allow it.
+    """
+
+    def slow(self, instance_index: int, factor: float) -> None:
+        """Let steps chosen from now on take ``factor`` times as long as the profile says."""
+        ...
+
+    def fail(self, instance_index: int) -> None:
+        """Kill the process."""
+        ...
+
+    def restart(self, instance_index: int) -> None:
+        """Start a process after ``fail``; it serves after the cold start."""
+        ...
+
+    def add(self, instance_index: int) -> None:
+        """Start an absent instance; it serves after the cold start."""
+        ...
+
+    def remove(self, instance_index: int) -> None:
+        """Send it nothing new; it finishes what it has."""
+        ...
+
+    def flush_cache(self, instance_index: int) -> None:
+        """Forget the prefix cache; no request is disturbed."""
         ...

@@ -29,4 +29,8 @@ class Feedback(NamedTuple):
     slo_met: bool
     tenant: int
     failure: str
-    """Empty for a served request, else why it failed; its latencies are NaN then."""
+    """Empty for a served request, else why it failed; latencies to what did not come are NaN then."""
+    num_retries: int = 0
+    """How often the request had been sent before this decision."""
+    is_retried: bool = False
+    """Whether the request was sent again after this failure: its outcome is then a later decision's."""

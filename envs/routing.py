@@ -10,11 +10,17 @@
 
 An episode is the workload's request stream. The reward of a step covers the time up to the next decision;
 that of the last step also what was still in flight.
+
+A request that failed is decided anew at the instant that its failure is learned, up to ``max_retries`` times:
+a decision of its own, with its own feedback. It has been waiting since it arrived, so that the TTFT of a
+request served in the end, like what its waiting costs, counts all attempts; one that failed for good counts
+as the ``Interval`` says, and as a miss of its objective.
 """
 
 from __future__ import annotations
 
-from math import isnan
+from collections import deque
+from math import inf, isnan
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -29,6 +35,7 @@ from envs.observation import Observation, observation_space
 from envs.prefix_index import PrefixIndex
 from envs.render import to_ansi, to_rgb_array
 from envs.router_view import RouterView
+from envs.routers import Routers
 from envs.workload import generator
 from envs.workload.stream import Workload
 from reward.interval import Interval
@@ -53,7 +60,9 @@ class MaskedActionError(ValueError):
 class _Decision(NamedTuple):
     decision_id: int
     propensity: float
-    tenant: int
+    request: Request
+    num_retries: int
+    router: int
 
 
 class RoutingEnv(gymnasium.Env[Observation, np.int64]):
@@ -69,6 +78,13 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
         prefix_capacity: Keys that it remembers per instance; llm-d's.
         prefix_max_age_s: A prefix not sent again for so long is taken to be evicted; null: never.
         half_life_s: Of the features that speak of late.
+        max_retries: How often a request that failed is sent again; see above.
+        num_routers: Routers in front of the cluster. Each has its own scrapes, counters and prefix index, and
+            the observation is that of the router on which the request landed, ``router``. The caller of
+            ``step`` is the program that all of them run: what it remembers from step to step they would
+            share, as real routers do not, unless it keeps one memory per ``router`` (``agents.per_router``
+            does).
+        router_affinity: What lands on one router, each ``request`` by itself or a whole ``session``.
         render_mode: ``ansi`` (text) or ``rgb_array`` (a picture of queues, KV use and hits).
     """
 
@@ -85,6 +101,9 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
         prefix_capacity: int = 31_250,
         prefix_max_age_s: float | None = None,
         half_life_s: float = 30.0,
+        max_retries: int = 0,
+        num_routers: int = 1,
+        router_affinity: str = "request",
         render_mode: str | None = None,
     ) -> None:
         if prefix_hits not in ("estimated", "exact"):
@@ -105,14 +124,22 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
                 f"the workload's block_size is {self.workload.block_size} and the cluster's"
                 f" {traits[0].block_size}: block hashes would stand for other tokens; set both alike"
             )
-        index = PrefixIndex(
-            len(traits),
-            traits[0].block_size,
-            prefix_tokens_per_key,
-            prefix_capacity,
-            float("inf") if prefix_max_age_s is None else prefix_max_age_s,
-        )
-        self.view = RouterView(traits, max_instances, index, half_life_s)
+        if max_retries < 0 or num_routers < 1:
+            raise ValueError(
+                f"max_retries is {max_retries} and num_routers {num_routers}: they must be at least 0 and 1"
+            )
+
+        def view() -> RouterView:
+            max_age_s = inf if prefix_max_age_s is None else prefix_max_age_s
+            index = PrefixIndex(
+                len(traits), traits[0].block_size, prefix_tokens_per_key, prefix_capacity, max_age_s
+            )
+            return RouterView(traits, max_instances, index, half_life_s)
+
+        self.routers = Routers([view() for _ in range(num_routers)], router_affinity)
+        self._router = 0
+        self.max_retries = max_retries
+        self._max_model_len = np.array([trait.max_model_len for trait in traits])
         self.exact_prefix_hits = prefix_hits == "exact"
         self.render_mode = render_mode
         self.observation_space = observation_space(max_instances)  # type: ignore[assignment]
@@ -125,18 +152,38 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin an episode with every instance idle; the request stream follows from ``seed``."""
         super().reset(seed=seed)
-        self.cluster.reset()
-        self.workload.reset(self.np_random.spawn(1)[0])
-        self.view.reset()
+        rng = self.np_random.spawn(1)[0]
+        self.workload.reset(rng)
+        world_rng, landing_rng = rng.spawn(2)
+        self.cluster.reset(world_rng, self.num_routers)
+        self.routers.reset(landing_rng)
+        self._router = 0
         self._in_flight: dict[int, _Decision] = {}  # request_id -> how it was routed
+        self._to_retry: deque[_Decision] = deque()  # failed ones, to be decided anew now
+        self._num_retries = 0  # of the current request
         self._decisions = 0
         self._propensity = float("nan")
         self._num_waiting = 0
         self._request = None
-        self._to_next_arrival()
+        self._to_next_decision()
         if self._request is None:
             raise ValueError("the workload has no request: give it at least one")
         return self._look(), {"completions": [], "time_s": self.cluster.now_s}
+
+    @property
+    def num_routers(self) -> int:
+        """Routers in front of the cluster."""
+        return len(self.routers.views)
+
+    @property
+    def router(self) -> int:
+        """The router on which the current request landed."""
+        return self._router
+
+    @property
+    def view(self) -> RouterView:
+        """What that router knows."""
+        return self.routers.views[self._router]
 
     def declare_propensity(self, propensity: float) -> None:
         """Say with what probability the next ``step``'s instance was chosen, for its feedback."""
@@ -147,7 +194,7 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
         return self._look()["mask"].astype(np.bool_)
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Send the current request to an instance and let time pass until the next one arrives.
+        """Send the current request to an instance and let time pass until the next one is to be decided.
 
         Raises ``MaskedActionError`` where the observation masks that instance, and
         ``gymnasium.error.ResetNeeded`` after the end of an episode.
@@ -164,17 +211,21 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
         now_s = self.cluster.now_s
         self.cluster.submit(request, instance)
         self.view.sent(request, instance, now_s)
-        self._in_flight[request.request_id] = _Decision(self._decisions, self._propensity, request.tenant)
+        self._in_flight[request.request_id] = _Decision(
+            self._decisions, self._propensity, request, self._num_retries, self._router
+        )
         self._decisions += 1
         self._propensity = float("nan")
-        self._num_waiting += 1
-        num_waiting, num_in_flight = self._num_waiting, len(self._in_flight)
+        self._num_waiting += self._num_retries == 0  # else it has been waiting since it arrived
+        # Those that are to be decided anew at this instant are no less in flight.
+        num_waiting, num_in_flight = self._num_waiting, len(self._in_flight) + len(self._to_retry)
 
-        events = self._to_next_arrival()
-        feedback = [self._feedback(completion) for completion in events.completions]
-        interval = _interval(events, num_waiting, num_in_flight, now_s, self.cluster.now_s)
+        events, retried = self._to_next_decision()
+        feedback = [self._feedback(completion) for completion in events.completions + retried]
+        interval = _interval(events, retried, num_waiting, num_in_flight, now_s, self.cluster.now_s)
         self._num_waiting -= len(events.first_tokens)
         self._num_waiting -= sum([isnan(completion.first_token_at_s) for completion in events.completions])
+        self._num_waiting += sum([not isnan(completion.first_token_at_s) for completion in retried])
         reward, amounts = self.reward(interval)
         info = {"completions": feedback, "reward": amounts, "time_s": self.cluster.now_s}
         return self._look(), reward, self._request is None, False, info
@@ -192,46 +243,83 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
             raise gymnasium.error.ResetNeeded("there is no request yet: call reset")
         return self._observation
 
-    def _to_next_arrival(self) -> Events:
-        """Let time pass until the next request arrives, or until nothing is left, and look at it."""
+    def _to_next_decision(self) -> tuple[Events, list[Completion]]:
+        """Let time pass until a request is to be decided, or until nothing is left, and look at it.
+
+        Returns what happened, and apart from it the failures of requests that are decided anew.
+        """
         cluster, workload = self.cluster, self.workload
-        events = Events([], [])
-        while not workload.exhausted:
+        events, retried = Events([], []), list[Completion]()
+        stop_at_completion = workload.closed_loop or self.max_retries > 0
+        while not self._to_retry and not workload.exhausted:
             next_at_s = workload.next_arrival_at_s()
-            self._take(cluster.advance_to(next_at_s, stop_at_completion=workload.closed_loop), events)
+            self._take(cluster.advance_to(next_at_s, stop_at_completion), events, retried)
             if cluster.now_s >= workload.next_arrival_at_s():
                 break
-        else:
-            self._take(cluster.drain(), events)
+        if not self._to_retry and workload.exhausted:
+            self._drain(events, retried)
+        if self._to_retry:
+            failed = self._to_retry.popleft()
+            request, self._num_retries = failed.request, failed.num_retries + 1
+        elif workload.exhausted:
             if self._request is not None:  # the last observation shows the drained fleet
                 self._observe(self._request)
             self._request = None
-            return events
-        request = self._request = workload.pop()
+            return events, retried
+        else:
+            request, self._num_retries = workload.pop(), 0
+        self._request = request
+        self._router = self.routers.router_of(request)
         if not self._observe(request)["mask"].any():
             raise NoInstanceError(
                 f"request {request.request_id} ({request.num_prompt_tokens} prompt tokens) can go to no"
-                " instance: none is healthy and has a max_model_len above that; set the workload's"
-                " max_model_len to drop such requests, or raise the cluster's"
+                " instance: none has a max_model_len above that; set the workload's max_model_len to drop"
+                " such requests, or raise the cluster's"
             )
-        return events
+        return events, retried
+
+    def _drain(self, events: Events, retried: list[Completion]) -> None:
+        """Let time pass until nothing is in flight or a request is to be sent again."""
+        if self.max_retries == 0:
+            self._take(self.cluster.drain(), events, retried)
+        while self.max_retries > 0 and not self._to_retry:
+            passed = self.cluster.advance_to(inf, stop_at_completion=True)
+            if not passed.completions:
+                return
+            self._take(passed, events, retried)
 
     def _observe(self, request: Request) -> Observation:
         now_s = self.cluster.now_s
-        self.view.scraped(self.cluster.snapshot(), now_s)
+        self.view.scraped(self.cluster.snapshot(self._router), now_s)
         exact_hit_tokens = self.cluster.num_exact_hit_tokens(request) if self.exact_prefix_hits else None
-        self._observation = self.view.look(request, now_s, exact_hit_tokens)
-        return self._observation
+        observation = self.view.look(request, now_s, exact_hit_tokens)
+        if not observation["mask"].any():
+            # None that is healthy takes it: as Envoy's load balancers in a panic (arch_overview/upstream/
+            # load_balancing/panic_threshold of its documentation), offer all. What is sent may fail.
+            fits = request.num_prompt_tokens < self._max_model_len
+            observation["mask"][: len(fits)] = fits
+        self._observation = observation
+        return observation
 
-    def _take(self, passed: Events, events: Events) -> None:
-        """Let router and workload learn what passed, and add it to ``events``."""
+    def _take(self, passed: Events, events: Events, retried: list[Completion]) -> None:
+        """Let router and workload learn what passed; add it to ``events``, and to ``retried`` what is."""
         for token in passed.first_tokens:
-            self.view.first_token(token.request_id, token.at_s)
+            self._view_of(token.request_id).first_token(token.request_id, token.at_s)
         for completion in passed.completions:
-            self.view.completed(completion.request_id, completion.num_output_tokens, completion.finished_at_s)
-            self.workload.observe(completion)
+            self._view_of(completion.request_id).completed(
+                completion.request_id, completion.num_output_tokens, completion.finished_at_s
+            )
+            decision = self._in_flight[completion.request_id]
+            if completion.failure and decision.num_retries < self.max_retries:
+                self._to_retry.append(decision)
+                retried.append(completion)
+            else:
+                self.workload.observe(completion)
+                events.completions.append(completion)
         events.first_tokens.extend(passed.first_tokens)
-        events.completions.extend(passed.completions)
+
+    def _view_of(self, request_id: int) -> RouterView:
+        return self.routers.views[self._in_flight[request_id].router]
 
     def _feedback(self, completion: Completion) -> Feedback:
         decision = self._in_flight.pop(completion.request_id)
@@ -248,18 +336,31 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
             tpot_s=completion.tpot_s,
             e2e_s=completion.e2e_s,
             slo_met=completion.slo_met,
-            tenant=decision.tenant,
+            tenant=decision.request.tenant,
             failure=completion.failure,
+            num_retries=decision.num_retries,
+            is_retried=bool(completion.failure) and decision.num_retries < self.max_retries,
         )
 
 
 def _interval(
-    events: Events, num_waiting: int, num_in_flight: int, begins_at_s: float, ends_at_s: float
+    events: Events,
+    retried: list[Completion],
+    num_waiting: int,
+    num_in_flight: int,
+    begins_at_s: float,
+    ends_at_s: float,
 ) -> Interval:
-    """What happened in an interval that began with so many requests waiting and in flight."""
+    """What happened in an interval that began with so many requests waiting and in flight.
+
+    A request that is sent again has waited all along: its first token, if it had one, was none.
+    """
     duration_s = ends_at_s - begins_at_s
     first_tokens, completions = events
     waiting_request_s = num_waiting * duration_s - _total_s(ends_at_s, [token.at_s for token in first_tokens])
+    for completion in retried:
+        if not isnan(completion.first_token_at_s):
+            waiting_request_s += ends_at_s - completion.first_token_at_s
     if not completions:
         return Interval(duration_s, waiting_request_s, num_in_flight * duration_s)
     served = [completion for completion in completions if not completion.failure]

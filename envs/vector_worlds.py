@@ -44,6 +44,8 @@ def checked(env: RoutingEnv) -> tuple[EmulatedCluster, Replay]:
         reason = f"the cluster is a {type(cluster).__name__}, not an EmulatedCluster"
     elif type(workload) is not Replay:
         reason = f"the workload is a {type(workload).__name__}, not a Replay"
+    elif env.num_routers > 1:
+        reason = f"num_routers is {env.num_routers}, and worlds that are stacked have one router each"
     elif env.render_mode is not None:
         reason = f"render_mode is {env.render_mode!r}, and many worlds are not drawn"
     else:

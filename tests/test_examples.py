@@ -62,7 +62,7 @@ def test_every_block_names_its_file():
     assert folders >= {
         *("agents/heuristics", "agents/bandits", "agents/rl", "reward", "envs/workload"),
         *("envs/emulator/profiles", *(f"conf/{group}" for group in ("agent", "reward", "workload"))),
-        *("conf/cluster", "conf/experiment", "tests/reward", "tests/agents/heuristics"),
+        *("conf/cluster", "conf/world", "conf/experiment", "tests/reward", "tests/agents/heuristics"),
     }
 
 

@@ -37,6 +37,7 @@ def borrowed(state: State) -> State:
         _borrowed_array(state.blocks),
         _borrowed_array(state.free_queue),
         _borrowed_array(state.cached_blocks),
+        _borrowed_array(state.twins),
         _borrowed_array(state.cache_slots),
         _borrowed_array(state.block_table),
         _borrowed_array(state.running),

@@ -19,6 +19,7 @@ from envs.emulator.state import (
     NUM_FREE_SLOTS,
     REQUEST_DTYPE,
     STEP_DTYPE,
+    TWIN_DTYPE,
     UNCACHED,
     State,
 )
@@ -125,6 +126,7 @@ def build_state(
         blocks=np.zeros(first_block, BLOCK_DTYPE),
         free_queue=np.zeros(first_cache_slot, np.int32),
         cached_blocks=np.zeros(first_block, CACHED_BLOCK_DTYPE),
+        twins=np.zeros(first_block, TWIN_DTYPE),
         cache_slots=np.zeros(first_cache_slot, CACHE_SLOT_DTYPE),
         block_table=np.zeros((first_row, longest), np.int32),
         running=np.zeros(first_row, np.int64),
@@ -146,27 +148,33 @@ def clear(state: State) -> None:
     num_slots = len(state.requests)
     state.requests["num_hashes"] = 0
     state.free_slots[:] = np.arange(num_slots - 1, -1, -1)
-    state.cache_slots["block_hash"] = NO_HASH
     state.counts[:] = 0
     state.counts[NUM_FREE_SLOTS] = num_slots
-    state.wakes_at_s[:] = np.inf
-    for row in state.instances:
-        first, num = int(row["first_block"]), int(row["num_blocks"])
-        blocks = state.blocks[first : first + num]
-        blocks["kind"] = UNCACHED
-        blocks["num_refs"] = 0
-        blocks["place"] = int(row["first_place"]) + np.arange(num)
-        state.free_queue[int(row["first_place"]) :][:num] = np.arange(first, first + num)
-        row["free_head"], row["free_tail"], row["num_free_blocks"] = 0, num, num
-        first_row, num_rows = int(row["first_row"]), int(row["max_num_seqs"])
-        state.free_rows[first_row : first_row + num_rows] = np.arange(
-            first_row + num_rows - 1, first_row - 1, -1
-        )
-        row["num_free_rows"] = num_rows
-        row["waiting_head"] = row["waiting_tail"] = row["stale_head"] = NONE
-        for name in _COUNTERS:
-            row[name] = 0
-        row["step_ends_at_s"] = np.inf
+    state.instances["slowdown"] = 1.0
+    for index in range(len(state.instances)):
+        clear_instance(state, index)
+
+
+def clear_instance(state: State, index: int) -> None:
+    """Give an instance the memory of an engine that has just started; it must hold no request."""
+    row = state.instances[index]
+    first_slot = int(row["first_cache_slot"])
+    state.cache_slots["block_hash"][first_slot : first_slot + int(row["cache_slot_mask"]) + 1] = NO_HASH
+    first, num = int(row["first_block"]), int(row["num_blocks"])
+    blocks = state.blocks[first : first + num]
+    blocks["kind"] = UNCACHED
+    blocks["num_refs"] = 0
+    blocks["place"] = int(row["first_place"]) + np.arange(num)
+    state.free_queue[int(row["first_place"]) :][:num] = np.arange(first, first + num)
+    row["free_head"], row["free_tail"], row["num_free_blocks"] = 0, num, num
+    first_row, num_rows = int(row["first_row"]), int(row["max_num_seqs"])
+    state.free_rows[first_row : first_row + num_rows] = np.arange(first_row + num_rows - 1, first_row - 1, -1)
+    row["num_free_rows"] = num_rows
+    row["waiting_head"] = row["waiting_tail"] = row["stale_head"] = NONE
+    for name in _COUNTERS:
+        row[name] = 0
+    row["step_ends_at_s"] = np.inf
+    state.wakes_at_s[index] = np.inf
 
 
 _COUNTERS = (

@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from envs.cluster import ClusterSnapshot, Completion, Events, FirstToken, InstanceTraits, Request, Slo
 from envs.emulator.build import InstanceConfig, build_state, clear
 from envs.emulator.engine import advance_all, advance_to_completion, advance_woken
+from envs.emulator.failure import flush_cache, slow
 from envs.emulator.intake import BAD_HASHES, hand_over, release_slot, take_slot, with_room
 from envs.emulator.prefix_cache import count_cached_blocks
+from envs.emulator.scrapes import Gauges
 from envs.emulator.state import NONE, NUM_EVENTS, NUM_STEP_ROWS, State
 from envs.emulator.step_time import decode_step_s, prefill_tokens_per_s
+from envs.world import MAX_SLOWDOWN
 
 
 @njit(cache=True)
@@ -85,7 +88,8 @@ class EmulatedCluster:
     """vLLM engines in virtual time.
 
     Gauges (``snapshot``) are read from every instance at the multiples of ``scrape_interval_s``, so that
-    what a router sees is up to that old. ``step_log_rows`` > 0 keeps one row for each request in each
+    what a router sees is up to that old; of several routers each reads them for itself, that part of the
+    interval later than the one before. ``step_log_rows`` > 0 keeps one row for each request in each
     scheduler step, taken with ``take_step_log``. ``event_skipping`` advances decode steps many at once; the
     results are the same to the last bit without it.
     """
@@ -133,12 +137,16 @@ class EmulatedCluster:
         """Requests submitted and not yet completed."""
         return len(self._slos)
 
-    def reset(self) -> None:
-        """Go back to time 0 with every instance idle and every cache empty."""
+    def reset(self, rng: np.random.Generator | None = None, num_routers: int = 1) -> None:
+        """Go back to time 0 with every instance idle and every cache empty; nothing is left to ``rng``."""
+        if num_routers < 1:
+            raise ValueError(f"num_routers is {num_routers}, it must be at least 1")
         clear(self._state)
         self._now_s = 0.0
         self._slos: dict[int, Slo] = {}  # request slot -> what its user accepts
-        self._scrape(0)
+        self._scrape_period_s = self.scrape_interval_s / num_routers
+        self._num_scrapes = 0
+        self._scraped = [(0, self._measured())] * num_routers  # each router's last: number, gauges
 
     def submit(self, request: Request, instance_index: int) -> None:
         """Put a request into an instance's waiting queue now.
@@ -146,15 +154,7 @@ class EmulatedCluster:
         Raises ``IndexError`` for an instance that does not exist and ``ValueError`` for a request that it
         could never serve. An answer that would outgrow ``max_model_len`` is cut there, as vLLM does.
         """
-        if not 0 <= instance_index < len(self.configs):
-            raise IndexError(f"instance {instance_index} does not exist: the cluster has {len(self.configs)}")
-        max_model_len = self.configs[instance_index].max_model_len
-        if request.num_prompt_tokens >= max_model_len:
-            raise ValueError(
-                f"request {request.request_id} has {request.num_prompt_tokens} prompt tokens, instance"
-                f" {instance_index} takes fewer than its max_model_len of {max_model_len}:"
-                " drop or clip such requests in the workload, or raise max_model_len"
-            )
+        self._check(request, instance_index)
         slot = NONE
         while slot == NONE:
             slot = _submit(
@@ -174,6 +174,20 @@ class EmulatedCluster:
             raise ValueError(f"request {request.request_id} has block hashes that are not positive")
         self._slos[slot] = request.slo
 
+    def _check_index(self, instance_index: int) -> None:
+        if not 0 <= instance_index < len(self.configs):
+            raise IndexError(f"instance {instance_index} does not exist: the cluster has {len(self.configs)}")
+
+    def _check(self, request: Request, instance_index: int) -> None:
+        self._check_index(instance_index)
+        max_model_len = self.configs[instance_index].max_model_len
+        if request.num_prompt_tokens >= max_model_len:
+            raise ValueError(
+                f"request {request.request_id} has {request.num_prompt_tokens} prompt tokens, instance"
+                f" {instance_index} takes fewer than its max_model_len of {max_model_len}:"
+                " drop or clip such requests in the workload, or raise max_model_len"
+            )
+
     def make_room(self, num_hashes: int) -> None:
         """See to it that one more request with so many block hashes finds room; ``state`` may change."""
         self._state = with_room(self._state, num_hashes)
@@ -186,21 +200,32 @@ class EmulatedCluster:
         """
         if not time_s >= self._now_s or (time_s == np.inf and not stop_at_completion):
             raise ValueError(f"cannot advance to {time_s} s: the cluster is at {self._now_s} s")
-        if time_s == np.inf and not self._slos:
+        if time_s == np.inf and not self.num_in_flight:
             return Events([], [])
+        return self._advance(time_s, stop_at_completion)
+
+    def _advance(self, time_s: float, stop_at_completion: bool) -> Events:
         if stop_at_completion:
             return self._advance_to_completion(time_s)
         scrape = self._last_scrape_by(time_s)
-        if scrape > self._num_scrapes:  # those before it would be overwritten unseen
-            advance_all(self._state, scrape * self.scrape_interval_s)
-            self._scrape(scrape)
-        self._now_s = time_s
-        return self._events(*_advance_and_gather(self._state, time_s))
+        unseen = scrape - len(self._scraped)  # what these and those before it brought would be overwritten
+        for number in range(max(self._num_scrapes, unseen) + 1, scrape + 1):
+            advance_all(self._state, number * self._scrape_period_s)
+            self._scrape(number)
+        return self._run_engines(time_s, False)
+
+    def _run_engines(self, until_s: float, stop_at_completion: bool) -> Events:
+        """Let the engines run, and nobody scrape."""
+        if stop_at_completion:
+            self._now_s = advance_to_completion(self._state, until_s)
+            return self._events(*_gather_events(self._state))
+        self._now_s = until_s
+        return self._events(*_advance_and_gather(self._state, until_s))
 
     def _advance_to_completion(self, time_s: float) -> Events:
         while True:
             scrape = self._num_scrapes + 1
-            scrape_at_s = scrape * self.scrape_interval_s
+            scrape_at_s = scrape * self._scrape_period_s
             self._now_s = advance_to_completion(self._state, min(scrape_at_s, time_s))
             if self._now_s == scrape_at_s:
                 advance_all(self._state, scrape_at_s)
@@ -211,16 +236,29 @@ class EmulatedCluster:
     def drain(self) -> Events:
         """Let time pass until nothing is in flight."""
         events = Events([], [])
-        while self._slos:
+        while self.num_in_flight:
             passed = self.advance_to(np.inf, stop_at_completion=True)
             events.first_tokens.extend(passed.first_tokens)
             events.completions.extend(passed.completions)
         return events
 
-    def snapshot(self) -> ClusterSnapshot:
-        """What the last scrape of each instance said."""
-        age_s = np.full(len(self.configs), self._now_s - self._num_scrapes * self.scrape_interval_s)
-        return ClusterSnapshot(*self._gauges, age_s=age_s, healthy=self._healthy)
+    def snapshot(self, router: int = 0) -> ClusterSnapshot:
+        """What a router's last scrape of each instance said."""
+        number, gauges = self._scraped[router]
+        age_s = np.full(len(self.configs), self._now_s - number * self._scrape_period_s)
+        return ClusterSnapshot(*gauges, age_s=age_s, healthy=self._healthy)
+
+    def slow(self, instance_index: int, factor: float) -> None:
+        """Let the steps that an instance chooses from now on take ``factor`` times as long."""
+        self._check_index(instance_index)
+        if not 1.0 <= factor <= MAX_SLOWDOWN:
+            raise ValueError(f"factor is {factor}, it must lie in [1, {MAX_SLOWDOWN:g}]")
+        slow(self.state, instance_index, factor, self._now_s)
+
+    def flush_cache(self, instance_index: int) -> None:
+        """Let an instance forget its prefix cache, also what blocks in use hold; no request is disturbed."""
+        self._check_index(instance_index)
+        flush_cache(self.state, instance_index)
 
     def num_exact_hit_tokens(self, request: Request) -> NDArray[np.int64]:
         """Prompt tokens of ``request`` that each instance's cache holds right now, ``[num_instances]``."""
@@ -238,8 +276,11 @@ class EmulatedCluster:
 
     def _scrape(self, number: int) -> None:
         self._num_scrapes = number
+        self._scraped[number % len(self._scraped)] = number, self._measured()
+
+    def _measured(self) -> Gauges:
         seen = self._state.instances
-        self._gauges = (
+        return Gauges(
             seen["num_waiting"].copy(),
             seen["num_running"].copy(),
             1.0 - seen["num_free_blocks"] / seen["num_blocks"],
@@ -247,8 +288,8 @@ class EmulatedCluster:
         )
 
     def _last_scrape_by(self, time_s: float) -> int:
-        number = int(time_s / self.scrape_interval_s) + 1  # rounding: the quotient may be off by one
-        while number * self.scrape_interval_s > time_s:
+        number = int(time_s / self._scrape_period_s) + 1  # rounding: the quotient may be off by one
+        while number * self._scrape_period_s > time_s:
             number -= 1
         return number
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from envs.emulator.build import InstanceConfig
 from envs.emulator.cluster import EmulatedCluster
+from envs.emulator.disturbed import DisturbedCluster
 from envs.emulator.profile import Profile, ProfileError, load
+from envs.world import World
 
 GROUP_KEYS: dict[str, type] = {
     "count": int,
@@ -34,6 +36,7 @@ def cluster(
     block_size: int = 16,
     scrape_interval_s: float = 0.1,
     step_log_rows: int = 0,
+    world: World | None = None,
 ) -> EmulatedCluster:
     """Build the cluster that a file of ``conf/cluster/`` describes.
 
@@ -44,9 +47,11 @@ def cluster(
         block_size: Tokens per KV block, of every instance.
         scrape_interval_s: How often the gauges are read.
         step_log_rows: Room of the step log; 0 keeps none.
+        world: What goes wrong; null: nothing can, and nothing is paid for it.
 
     Raises:
-        ValueError: A group holds what it may not; names the group, the key and what to write instead.
+        ValueError: A group holds what it may not, or the world does not fit the fleet; names the group, the
+            key and what to write instead.
     """
     if block_size < 1:
         raise ValueError(f"block_size is {block_size}, it must be at least 1")
@@ -54,6 +59,8 @@ def cluster(
     for name, group in instances.items():
         if group is not None:
             configs.extend(_group_configs(name, group, block_size))
+    if world is not None:
+        return DisturbedCluster(configs, world, block_size, scrape_interval_s, step_log_rows)
     return EmulatedCluster(configs, block_size, scrape_interval_s, step_log_rows)
 
 

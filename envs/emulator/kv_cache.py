@@ -160,7 +160,7 @@ def grow(state: State, instance: InstanceRecord, request: RequestRecord, num_blo
             block = queue[first + (head & mask)]
         head += 1
         record = blocks[block]
-        if record.kind == CACHED:
+        if record.kind >= CACHED:
             evict(state, instance, block)
         record.kind = UNCACHED
         record.num_refs = 1

@@ -14,7 +14,8 @@ ones:
   one, until no block is loose.
 
 So a hash that is not the child's need only be looked up in the table where the parent branches or where there
-may be orphans, and else is not there.
+may be orphans, and else is not there. What is out of the ordinary about a block stands as marks in its
+``kind``; nearly all have none, and are entered and evicted without a look at anything but their parent.
 """
 
 from __future__ import annotations
@@ -23,7 +24,18 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from envs.emulator.state import CACHED, NO_HASH, NONE, UNCACHED, InstanceRecord, State
+from envs.emulator.state import (
+    BRANCHES,
+    CACHED,
+    LOOSE,
+    NO_HASH,
+    NONE,
+    TWIN,
+    UNCACHED,
+    YOUNGER,
+    InstanceRecord,
+    State,
+)
 
 
 @njit(cache=True, forceinline=True)
@@ -71,7 +83,7 @@ def find_next(state: State, instance: InstanceRecord, parent: int, wanted: int) 
         child = state.cached_blocks[parent].child
         if child != NONE and state.cached_blocks[child].block_hash == wanted:
             return child
-        if not state.cached_blocks[parent].branches and not instance.may_have_orphans:
+        if not state.blocks[parent].kind & BRANCHES and not instance.may_have_orphans:
             return NONE
     slot = state.cache_slots[_place_of(state, instance, wanted)]
     return slot.block if slot.block_hash == wanted else NONE
@@ -83,106 +95,122 @@ def insert(state: State, instance: InstanceRecord, block: int, wanted: int, befo
 
     ``before`` is the block before it in its request, ``NONE`` for the first.
     """
-    cached = state.cached_blocks
+    cached, blocks = state.cached_blocks, state.blocks
     record = cached[block]
     record.block_hash = wanted
-    record.prev_twin = record.next_twin = block
-    record.parent = record.child = NONE
-    record.is_oldest, record.branches, record.is_loose = True, False, False
-    state.blocks[block].kind = CACHED
+    record.child = NONE
+    blocks[block].kind = CACHED
+    if (
+        before != NONE
+        and blocks[before].kind == CACHED
+        and cached[before].child == NONE
+        and not instance.may_have_orphans
+    ):
+        cached[before].child = block
+        record.parent = before
+    else:
+        _insert_by_table(state, instance, block, wanted, before)
 
-    parent, child, in_table = NONE, NONE, True  # whether the table may hold the hash
-    if before != NONE and state.blocks[before].kind == CACHED:
+
+@njit(cache=True)
+def _insert_by_table(state: State, instance: InstanceRecord, block: int, wanted: int, before: int) -> None:
+    """What is left of ``insert`` where the hash may be cached already, or its block cannot be a child."""
+    cached, blocks = state.cached_blocks, state.blocks
+    parent, child = NONE, NONE
+    if before != NONE and blocks[before].kind >= CACHED:
         parent = before
-        while not cached[parent].is_oldest:
-            parent = cached[parent].prev_twin
+        while blocks[parent].kind & YOUNGER:
+            parent = state.twins[parent].prev
         child = cached[parent].child
         if child != NONE and cached[child].block_hash == wanted:
             _join(state, block, child)
             return
-        in_table = cached[parent].branches or instance.may_have_orphans
-    if in_table or parent == NONE or child != NONE:
-        slot = state.cache_slots[_place_of(state, instance, wanted)]
-        if slot.block_hash == wanted:
-            _join(state, block, slot.block)
-            return
-        if parent == NONE or child != NONE:
-            slot.block_hash = wanted
-            slot.block = block
-            if before != NONE:
-                record.is_loose = True
-                instance.num_loose_blocks += 1
-                if parent == NONE:
-                    instance.may_have_orphans = True
-                else:
-                    cached[parent].branches = True
-            return
-    cached[parent].child = block
-    record.parent = parent
+    slot = state.cache_slots[_place_of(state, instance, wanted)]
+    if slot.block_hash == wanted:
+        _join(state, block, slot.block)
+        return
+    cached[block].parent = NONE
+    if parent != NONE and child == NONE:
+        cached[parent].child = block
+        cached[block].parent = parent
+        return
+    slot.block_hash = wanted
+    slot.block = block
+    if before != NONE:
+        blocks[block].kind |= LOOSE
+        instance.num_loose_blocks += 1
+        if parent == NONE:
+            instance.may_have_orphans = True
+        else:
+            blocks[parent].kind |= BRANCHES
 
 
 @njit(cache=True)
 def _join(state: State, block: int, oldest: int) -> None:
     """Put a block at the end of a ring."""
-    cached = state.cached_blocks
-    newest = cached[oldest].prev_twin
-    cached[newest].next_twin = block
-    cached[block].prev_twin = newest
-    cached[block].next_twin = oldest
-    cached[oldest].prev_twin = block
-    cached[block].is_oldest = False
+    twins = state.twins
+    if not state.blocks[oldest].kind & TWIN:
+        state.blocks[oldest].kind |= TWIN
+        twins[oldest].prev = twins[oldest].next = oldest
+    state.blocks[block].kind |= TWIN | YOUNGER
+    newest = twins[oldest].prev
+    twins[newest].next = block
+    twins[block].prev = newest
+    twins[block].next = oldest
+    twins[oldest].prev = block
 
 
 @njit(cache=True, forceinline=True)
 def evict(state: State, instance: InstanceRecord, block: int) -> None:
     """Forget what a cached block holds."""
     cached = state.cached_blocks
-    record = cached[block]
+    record, kind = cached[block], state.blocks[block].kind
     state.blocks[block].kind = UNCACHED
-    if record.next_twin != block:
-        _leave(state, instance, block)
+    if kind & TWIN:
+        _leave(state, instance, block, kind)
         return
     if record.parent != NONE:
         cached[record.parent].child = NONE
     else:
         _clear_place(state, instance, _place_of(state, instance, record.block_hash))
-        instance.num_loose_blocks -= record.is_loose
-    if record.child != NONE or record.branches:
-        _orphan(state, instance, block)
+        if kind & LOOSE:
+            instance.num_loose_blocks -= 1
+    if record.child != NONE or kind & BRANCHES:
+        _orphan(state, instance, record.child)
     if instance.num_loose_blocks == 0:
         instance.may_have_orphans = False
 
 
 @njit(cache=True)
-def _leave(state: State, instance: InstanceRecord, block: int) -> None:
+def _leave(state: State, instance: InstanceRecord, block: int, kind: int) -> None:
     """Take a block out of a ring of several; the next oldest takes its place, if it was the oldest."""
-    cached = state.cached_blocks
-    record = cached[block]
-    cached[record.prev_twin].next_twin = record.next_twin
-    cached[record.next_twin].prev_twin = record.prev_twin
-    if not record.is_oldest:
+    cached, blocks, twins = state.cached_blocks, state.blocks, state.twins
+    heir = twins[block].next
+    twins[twins[block].prev].next = heir
+    twins[heir].prev = twins[block].prev
+    if twins[heir].next == heir:
+        blocks[heir].kind &= ~TWIN
+    if kind & YOUNGER:
         return
-    heir = cached[record.next_twin]
-    heir.is_oldest = True
-    heir.parent, heir.child = record.parent, record.child
-    heir.branches, heir.is_loose = record.branches, record.is_loose
-    if record.child != NONE:
-        cached[record.child].parent = record.next_twin
-    if record.parent != NONE:
-        cached[record.parent].child = record.next_twin
+    blocks[heir].kind = (blocks[heir].kind & ~YOUNGER) | (kind & (BRANCHES | LOOSE))
+    parent, child = cached[block].parent, cached[block].child
+    cached[heir].parent, cached[heir].child = parent, child
+    if child != NONE:
+        cached[child].parent = heir
+    if parent != NONE:
+        cached[parent].child = heir
     else:
-        state.cache_slots[_place_of(state, instance, record.block_hash)].block = record.next_twin
+        state.cache_slots[_place_of(state, instance, cached[block].block_hash)].block = heir
 
 
 @njit(cache=True)
-def _orphan(state: State, instance: InstanceRecord, block: int) -> None:
-    """Let what followed a block stay in the cache without it."""
+def _orphan(state: State, instance: InstanceRecord, child: int) -> None:
+    """Let what followed an evicted block stay in the cache without it."""
     instance.may_have_orphans = True
-    child = state.cached_blocks[block].child
     if child != NONE:
         record = state.cached_blocks[child]
         record.parent = NONE
-        record.is_loose = True
+        state.blocks[child].kind |= LOOSE
         instance.num_loose_blocks += 1
         slot = state.cache_slots[_place_of(state, instance, record.block_hash)]
         slot.block_hash = record.block_hash

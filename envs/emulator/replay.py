@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from envs.emulator.borrow import borrowed
 from envs.emulator.cluster import EmulatedCluster
+from envs.emulator.disturbed import DisturbedCluster
 from envs.emulator.engine import advance_all, advance_woken
 from envs.emulator.intake import hand_over, release_slot, take_slot
 from envs.emulator.state import NONE, NUM_EVENTS, State
@@ -58,9 +59,11 @@ def replay(cluster: EmulatedCluster, streams: Iterable[Stream], rule: Rule, seed
 
     Raises:
         ValueError: A piece of the stream is out of order or holds a request that not every instance could
-            serve.
+            serve; or the cluster has a world, which needs more than the bare loop.
         IndexError: The rule chose an instance that does not exist.
     """
+    if isinstance(cluster, DisturbedCluster):
+        raise ValueError("the cluster has a world, which a replay would pass over: leave world out")
     cluster.reset()
     rng = np.random.default_rng(seed)
     ledger = _empty_ledger(0)

@@ -300,6 +300,7 @@ def schedule(state: State, index: int) -> None:
     ends_at_s = starts_at_s
     if num_prefill_tokens + num_decodes > 0:
         duration_s = step_time_s(instance, num_prefill_tokens, num_attended_pairs, num_decodes, num_context)
+        duration_s *= instance.slowdown
         ends_at_s = starts_at_s + duration_s
         if instance.num_in_flight == 0:
             instance.step_ends_at_s = ends_at_s

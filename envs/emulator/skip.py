@@ -66,7 +66,10 @@ def look_ahead(state: State, index: int) -> None:
 
 @njit(cache=True, forceinline=True)
 def _last_duration_s(instance: InstanceRecord) -> float:
-    """How long the last step chosen takes: the next ones, with more context, take no less."""
+    """How long the last step chosen takes: the next ones, with more context, take no less.
+
+    (After a change of the slowdown steps are taken one by one until the last one chosen is of the new kind.)
+    """
     if instance.max_in_flight == 1:
         return instance.step_ends_at_s - instance.free_at_s
     return instance.next_step_ends_at_s - instance.step_ends_at_s
@@ -112,7 +115,7 @@ def skip_decodes(state: State, index: int, until_s: float) -> None:
     busy_s = instance.busy_s
     while num_done < most_steps and ends_at_s < until_s:
         free_at_s = ends_at_s  # the step that runs ends, and one is chosen
-        duration_s = step_time_s(instance, 0, 0.0, num_running, context)
+        duration_s = step_time_s(instance, 0, 0.0, num_running, context) * instance.slowdown
         if is_async:
             ends_at_s = next_ends_at_s
             next_ends_at_s = ends_at_s + duration_s

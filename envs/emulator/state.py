@@ -43,6 +43,7 @@ INSTANCE_DTYPE = np.dtype(
         ("first_cache_slot", "i8"),
         ("cache_slot_mask", "i8"),
         *[(name, "f8") for name in STEP_TIME_DTYPE.names or ()],
+        ("slowdown", "f8"),  # how many times as long its steps take as by that law
         # its free-block queue, in eviction order: a ring with gaps, from free_head up to before free_tail
         ("first_place", "i8"),
         ("place_mask", "i8"),
@@ -119,20 +120,16 @@ UNCACHED, PRIVATE, CACHED = 0, 1, 2
 keeps its place in the eviction order like any cached block, but enters the prefix cache only if its request
 is preempted."""
 
-CACHED_BLOCK_DTYPE = np.dtype(
-    [
-        ("block_hash", "i8"),
-        ("prev_twin", "i4"),  # in a ring of all blocks of that hash, from the oldest to the newest
-        ("next_twin", "i4"),
-        ("parent", "i4"),  # and what follows means something for the oldest only:
-        ("child", "i4"),  # parent and child are of each other; the parent is NONE for a block in the table
-        ("is_oldest", "?"),
-        ("branches", "?"),  # the table may hold further children
-        ("is_loose", "?"),  # in the table, and not the first block of its prefix
-    ],
-    align=True,
-)
-"""What a ``CACHED`` block is cached under, and how it is found (``envs.emulator.prefix_cache``)."""
+BRANCHES, LOOSE, TWIN, YOUNGER = 4, 8, 16, 32
+"""Marks of a cached block, added to its kind: the table may hold children of it; it is in the table itself,
+though not the first of its prefix; other blocks are cached under its hash; one of those is older."""
+
+CACHED_BLOCK_DTYPE = np.dtype([("block_hash", "i8"), ("parent", "i4"), ("child", "i4")])
+"""What a cached block is cached under, and how it is found (``envs.emulator.prefix_cache``). Parent and child
+are of each other; the parent is ``NONE`` for a block in the table. A younger twin has neither."""
+
+TWIN_DTYPE = np.dtype([("prev", "i4"), ("next", "i4")])
+"""Blocks of one hash, in a ring from the oldest to the newest."""
 
 CACHE_SLOT_DTYPE = np.dtype([("block_hash", "i8"), ("block", "i8")])
 """Open-addressing table: hash -> oldest block cached under it, where that is no child. ``NO_HASH`` marks
@@ -183,6 +180,8 @@ class State(NamedTuple):
     """``[total places]``: unreferenced blocks, ``NONE`` in a gap."""
     cached_blocks: NDArray[np.void]
     """CACHED_BLOCK_DTYPE ``[total blocks]``."""
+    twins: NDArray[np.void]
+    """TWIN_DTYPE ``[total blocks]``."""
     cache_slots: NDArray[np.void]
     """CACHE_SLOT_DTYPE ``[total cache slots]``."""
     block_table: NDArray[np.int32]

@@ -20,6 +20,7 @@ def ledger():
             "e2e_s": [19.0, 2.0, 4.0, 4.0],
             "slo_met": [False, True, True, False],
             "failure": ["", "", "", ""],
+            "is_retried": [False, False, False, False],
         }
     )
 
@@ -54,6 +55,23 @@ def test_failed_requests_count_as_misses_only():
     assert row["num_failed"] == 1
     assert row["ttft_mean_s"] == 4.0
     assert row["frac_slo_met"] == 0.5
+
+
+def test_a_request_that_was_sent_again_counts_once():
+    retried = ledger().iloc[[2]].assign(failure="lost", ttft_s=np.nan, tpot_s=np.nan, e2e_s=np.nan)
+    retried = retried.assign(is_retried=True, slo_met=False)
+    row, expected = figures(pd.concat([retried, ledger()]), 2, 5.0), figures(ledger(), 2, 5.0)
+    assert expected.pop("num_retries") == 0
+    assert row.pop("num_retries") == 1
+    assert row == expected
+
+
+def test_where_nothing_was_served_latencies_are_not_numbers():
+    lost = ledger().assign(failure="lost", ttft_s=np.nan, tpot_s=np.nan, e2e_s=np.nan, slo_met=False)
+    row = figures(lost, 2)
+    assert (row["num_failed"], row["frac_slo_met"]) == (4, 0.0)
+    for name in ("ttft_mean_s", "e2e_p99_s", "load_imbalance", "completed_per_s", "goodput_per_s"):
+        assert np.isnan(row[name])
 
 
 def test_warmup_that_leaves_nothing_is_named():

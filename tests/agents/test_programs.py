@@ -79,7 +79,7 @@ def files(directory, *except_for):
     ("group", "option"),
     [
         (group, option)
-        for group in ("agent", "cluster", "env", "reward", "workload", "logger")
+        for group in ("agent", "cluster", "env", "reward", "workload", "world", "logger")
         for option in options(group)
     ],
 )
@@ -89,6 +89,13 @@ def test_every_option_composes_and_is_built(group, option, tmp_path, monkeypatch
     assert OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     if group in ("agent", "cluster", "reward"):
         build(config[group], group)
+    if group == "world":
+        for cluster in options("cluster"):
+            world = build(config.world, "world")
+            assert (
+                build(configured("train", tmp_path, f"cluster={cluster}").cluster, "", world=world).world
+                is world
+            )
     if group == "workload":
         if "on_missing" in config.workload:
             config.workload.on_missing = "generate"

@@ -64,8 +64,8 @@ def test_process_that_fails_says_its_last_line():
 
 
 def test_ratios_compare_the_best_runs():
-    measured = ratios(rows(1.0, vidur=10.0, dynamo_kv_router=0.5))
-    assert measured == {"vidur": pytest.approx(1000.0), "dynamo_kv_router": pytest.approx(50.0)}
+    measured = ratios(rows(1.0, fleet_sim=10.0, dynamo_kv_router=0.5))
+    assert measured == {"fleet_sim": pytest.approx(1000.0), "dynamo_kv_router": pytest.approx(50.0)}
     assert ratios([Row("bare", "ours", "steps", failure="killed")]) == {}
 
 
@@ -77,10 +77,11 @@ def test_blocks_of_another_size_are_compared_with_ours_of_that_size():
 
 
 def test_bars_are_met_missed_or_not_measured():
-    checked = bars(rows(1.0, vidur=5.0, dynamo_kv_router=0.5))
+    like = [Row(name, "ours", "steps", [outcome(1.0, 100_000)]) for name in ("bare_unhashed", "bare_64")]
+    checked = bars([*rows(1.0, vidur=5.0, dynamo_kv_router_64=0.5), *like])
     assert [bar.met for bar in checked] == [True, False, False, True]
     assert [bar.value for bar in checked] == [100_000.0, pytest.approx(500.0), None, pytest.approx(50.0)]
-    assert str(checked[1]) == "NOT MET  bare loop / vidur: 500 (bar: 600)"
+    assert str(checked[1]) == "NOT MET  bare_unhashed / vidur: 500 (bar: 600)"
     assert "not measured" in str(checked[2])
     assert not any(bar.met for bar in bars([]))
 

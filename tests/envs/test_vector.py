@@ -20,6 +20,7 @@ from envs.vector import RoutingVectorEnv
 from envs.workload import generator, sessions
 from envs.workload.replay import Replay
 from envs.workload.trace import Trace
+from envs.world import World
 from reward.e2e import E2e
 from reward.goodput import Goodput
 from reward.slo_miss import SloMiss
@@ -344,6 +345,11 @@ class Remote:
     ("changes", "message"),
     [
         ({"cluster": Remote(cluster({"h": H100}))}, "the cluster is a Remote, not an EmulatedCluster"),
+        (
+            {"cluster": cluster({"h": H100}, world=World())},
+            "the cluster is a DisturbedCluster, not an Emulated",
+        ),
+        ({"num_routers": 2}, "num_routers is 2, and worlds that are stacked have one router each"),
         ({"workload": sessions.workload(num_sessions=3)}, "the workload is a Sessions, not a Replay"),
         ({"render_mode": "ansi"}, "render_mode is 'ansi'"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,9 +25,13 @@ NUM_WARM_UP = 200
 """Requests that are served before the clock starts, so that everything is compiled."""
 
 
-def replayed(cluster: EmulatedCluster, trace: Trace) -> tuple[float, np.ndarray, np.ndarray]:
+def replayed(
+    cluster: EmulatedCluster, trace: Trace, hashed: bool = True
+) -> tuple[float, np.ndarray, np.ndarray]:
     """Wall seconds of the bare loop; TTFT and E2E of each request."""
     stream = as_stream(trace, cluster.block_size)
+    if not hashed:
+        stream = stream._replace(hash_offsets=np.zeros_like(stream.hash_offsets))
     started_s = time.perf_counter()
     ledger = replay(cluster, [stream], round_robin)
     took_s = time.perf_counter() - started_s
@@ -66,7 +71,7 @@ def main() -> None:
         "max_num_batched_tokens": job["max_num_batched_tokens"],
     }
     cluster = fleet.cluster({"a100": group}, job["block_size"])
-    run = {"replay": replayed, "env": played}[job["mode"]]
+    run = played if job["mode"] == "env" else partial(replayed, hashed=job.get("hashed", True))
     run(cluster, trace.head(NUM_WARM_UP))
     simulate_s, ttft_s, e2e_s = run(cluster, trace)
     tpot_s = (e2e_s - ttft_s) / np.maximum(trace.num_output_tokens - 1, 1)

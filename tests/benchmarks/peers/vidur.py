@@ -120,9 +120,9 @@ def simulation(job: dict) -> config.SimulationConfig:
             cache_dir=str(cache / "predictor"),
         ),
         metrics_config=config.MetricsConfig(
-            write_metrics=False,
-            enable_chrome_trace=False,
-            store_plots=False,
+            write_metrics=not job["quiet"],
+            enable_chrome_trace=not job["quiet"],
+            store_plots=False,  # they are drawn after the run
             output_dir=str(cache / "output"),
         ),
     )

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from envs.emulator.state import CACHED, NO_HASH, NONE
+from envs.emulator.state import CACHED, LOOSE, NO_HASH, NONE, TWIN, YOUNGER
 
 
 def check_memory(state):
@@ -39,37 +39,37 @@ def _check_instance(state, instance):
     first_slot = int(instance["first_cache_slot"])
     cached = state.cached_blocks[first : first + num]
     table = state.cache_slots[first_slot : first_slot + int(instance["cache_slot_mask"]) + 1].tolist()
+    kinds = [block[2] for block in blocks]
     seen = {}  # block -> hash
 
     def see(oldest, parent, block_hash):
         """A ring, and those of its first child and what follows it."""
         while oldest != NONE:
             record = cached[oldest - first]
-            assert record["is_oldest"]
+            assert not kinds[oldest - first] & YOUNGER
             assert record["parent"] == parent
-            block = oldest
-            while True:
-                assert block not in seen
-                seen[block] = block_hash
-                successor = int(cached[block - first]["next_twin"])
-                assert cached[successor - first]["prev_twin"] == block
-                block = successor
-                if block == oldest:
-                    break
-                assert not cached[block - first]["is_oldest"]
+            seen[oldest] = block_hash
+            if kinds[oldest - first] & TWIN:
+                block, successor = oldest, int(state.twins["next"][oldest])
+                assert successor != oldest
+                while successor != oldest:
+                    assert state.twins["prev"][successor] == block
+                    block, successor = successor, int(state.twins["next"][successor])
+                    assert kinds[block - first] - CACHED == TWIN | YOUNGER
+                    assert block not in seen
+                    seen[block] = block_hash
             parent, oldest = oldest, int(record["child"])
             block_hash = int(cached[oldest - first]["block_hash"]) if oldest != NONE else None
-            assert oldest == NONE or not cached[oldest - first]["is_loose"]
+            assert oldest == NONE or not kinds[oldest - first] & LOOSE
 
     for block_hash, oldest in table:
         if block_hash != NO_HASH:
             see(oldest, NONE, block_hash)
-    kinds = [block[2] for block in blocks]
     assert seen == {
-        first + index: int(cached[index]["block_hash"]) for index in range(num) if kinds[index] == CACHED
+        first + index: int(cached[index]["block_hash"]) for index in range(num) if kinds[index] >= CACHED
     }
     roots = [oldest for block_hash, oldest in table if block_hash != NO_HASH]
-    num_loose = sum(bool(cached[oldest - first]["is_loose"]) for oldest in roots)
+    num_loose = sum(bool(kinds[oldest - first] & LOOSE) for oldest in roots)
     assert num_loose == instance["num_loose_blocks"]
     assert num_loose or not instance["may_have_orphans"]
 

@@ -59,7 +59,7 @@ def test_the_state_is_that_of_stepping(scenario, profile, pieces, stops):
     def advance(until_s):
         assert skipping.advance_to(until_s, stops) == stepping.advance_to(until_s, stops)
         assert skipping.now_s == stepping.now_s
-        for seen, expected in zip(skipping._gauges, stepping._gauges, strict=True):
+        for seen, expected in zip(skipping._scraped[0][1], stepping._scraped[0][1], strict=True):
             np.testing.assert_array_equal(seen, expected)
 
     for item, index in submissions:

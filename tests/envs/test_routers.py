@@ -1,0 +1,85 @@
+"""Several routers: where requests land, and that each knows only what it saw itself."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from envs import observation as columns
+from envs.cluster import Request
+from envs.emulator.fleet import cluster
+from envs.routing import RoutingEnv
+from envs.workload import sessions
+
+from .test_routing import Requests
+
+FLEET = {"h100": {"count": 4, "profile": "h100_llama-3.1-8b", "max_model_len": 131072}}
+
+
+def routed(workload, scrape_interval_s=1.0, **options):
+    return RoutingEnv(cluster(FLEET, scrape_interval_s=scrape_interval_s), workload, **options)
+
+
+def decisions(env, choose, seed=0):
+    """Play an episode; return (request, router, observation, instance) of every decision."""
+    observation, _ = env.reset(seed=seed)
+    made, done = [], False
+    while not done:
+        instance = choose(observation)
+        made.append((env._request, env.router, observation, instance))
+        observation, _, done, *_ = env.step(instance)
+    return made
+
+
+def first(observation):
+    return 0
+
+
+def test_requests_land_evenly_and_by_the_seed():
+    def landings(seed):
+        env = routed(
+            Requests([Request(number, 0.01 * number, 16, 1) for number in range(2000)]), num_routers=4
+        )
+        return [router for _, router, _, _ in decisions(env, first, seed)]
+
+    counts = Counter(landings(0))
+    assert set(counts) == {0, 1, 2, 3}
+    assert min(counts.values()) > 430  # of 500; 3.6 standard deviations
+    assert landings(0) == landings(0) != landings(1)
+
+
+def test_a_session_stays_with_its_router():
+    workload = sessions.workload(
+        num_sessions=30, sessions_per_s=5.0, turns_median=4, new_max=500, output_median=20, output_max=50
+    )
+    made = decisions(routed(workload, num_routers=4, router_affinity="session"), first)
+    routers = {}
+    for request, router, _, _ in made:
+        routers.setdefault(request.session_id, set()).add(router)
+    assert len(routers) == 30
+    assert all(len(used) == 1 for used in routers.values())
+    assert set.union(*routers.values()) == {0, 1, 2, 3}
+    made = decisions(routed(workload, num_routers=4), first)
+    assert any(
+        len({router for request, router, _, _ in made if request.session_id == session}) > 1
+        for session in routers
+    )
+
+
+def test_each_router_sees_its_own_requests_and_scrapes():
+    hashes = np.arange(1, 129)  # all have the same prompt
+    requests = [Request(number, 0.05 * number, 2048, 3000, hashes) for number in range(40)]
+    made = decisions(routed(Requests(requests), num_routers=4), first)
+    num_sent = [0] * 4
+    for number, (request, router, observation, _) in enumerate(made):
+        row = observation["instances"][0]
+        assert row[columns.NUM_IN_FLIGHT] == num_sent[router]
+        assert (row[columns.FRAC_PREFIX_HIT] > 0) == (num_sent[router] > 0)
+        num_sent[router] += 1
+        # Router r scrapes at r / 4 s past each second; before its first scrape it knows what was at time 0.
+        now_s = request.arrived_at_s
+        scraped_at_s = max(np.floor(now_s - router / 4 + 1e-9) + router / 4, 0.0)
+        assert row[columns.SNAPSHOT_AGE_S] == pytest.approx(now_s - scraped_at_s, abs=1e-6)
+        submitted = sum(earlier.arrived_at_s < scraped_at_s - 1e-9 for earlier, *_ in made[:number])
+        assert row[columns.NUM_RUNNING] + row[columns.NUM_WAITING] == submitted
+    assert min(num_sent) > 0
