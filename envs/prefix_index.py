@@ -18,6 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 import envs.emulator  # noqa: F401 (it says where compiled functions are kept)
+from envs.untouched import untouched
 
 NONE = -1
 
@@ -175,11 +176,11 @@ def empty_index(num_instances: int, capacity: int, shape: tuple[int, ...] = ()) 
     num_entries = num_instances * capacity
     return Index(
         buckets=np.full((*shape, 1 << (num_entries - 1).bit_length()), NONE, np.int32),
-        hashes=np.zeros((*shape, num_entries), np.int64),
-        used_at_s=np.zeros((*shape, num_entries)),
-        next_in_bucket=np.zeros((*shape, num_entries), np.int32),
-        older=np.zeros((*shape, num_entries), np.int32),
-        newer=np.zeros((*shape, num_entries), np.int32),
+        hashes=untouched((*shape, num_entries), np.int64),
+        used_at_s=untouched((*shape, num_entries), np.float64),
+        next_in_bucket=untouched((*shape, num_entries), np.int32),
+        older=untouched((*shape, num_entries), np.int32),
+        newer=untouched((*shape, num_entries), np.int32),
         oldest=np.full((*shape, num_instances), NONE, np.int32),
         newest=np.full((*shape, num_instances), NONE, np.int32),
         num_used=np.zeros((*shape, num_instances), np.int64),

@@ -68,10 +68,13 @@ class RoutingVecEnv(VecEnv):
         self._propensities.fill(np.nan)
         rewards, amounts = worlds.rewards(self._everyone)
         dones = worlds.is_over.copy()
-        names, columns = list(amounts), zip(*(amount.tolist() for amount in amounts.values()), strict=True)
+        parts: list[dict[str, float]] = [{} for _ in range(self.num_envs)]
+        for name, amount in amounts.items():
+            for part, value in zip(parts, amount.tolist(), strict=True):
+                part[name] = value
         infos: list[dict[str, Any]] = [
-            {"reward": dict(zip(names, column, strict=True)), "time_s": time_s, "TimeLimit.truncated": False}
-            for column, time_s in zip(columns, worlds.time_s.tolist(), strict=True)
+            {"reward": part, "time_s": time_s, "TimeLimit.truncated": False}
+            for part, time_s in zip(parts, worlds.time_s.tolist(), strict=True)
         ]
         if self._completions:
             for number, info in enumerate(infos):

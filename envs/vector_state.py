@@ -17,6 +17,7 @@ from envs.emulator.state import CACHED, NUM_FREE_SLOTS, State
 from envs.knowledge import Knowledge, blank_knowledge
 from envs.observation import INSTANCE_FEATURES, REQUEST_FEATURES
 from envs.prefix_index import Index, empty_index
+from envs.untouched import untouched
 from envs.workload.replay import Replay
 
 EPISODE_DTYPE = np.dtype(
@@ -144,7 +145,7 @@ def blank_worlds(
     """Worlds that ``restore`` must still put in order, each with room as ``pristine`` has."""
     num_slots, each = len(pristine.requests), (num_envs, len(traits))
     return Worlds(
-        state=State(*(np.zeros((num_envs, *array.shape), array.dtype) for array in pristine)),
+        state=State(*(untouched((num_envs, *array.shape), array.dtype) for array in pristine)),
         knowledge=blank_knowledge(traits, num_tenants, num_slots, (num_envs,)),
         prefixes=empty_index(len(traits), prefix_capacity, (num_envs,)),
         gauges=Gauges(
@@ -159,7 +160,7 @@ def blank_worlds(
             hit_tokens=np.zeros(each, np.int64),
             hit_used_at_s=np.zeros(each),
             propensities=np.zeros((num_envs, num_slots)),
-            outcomes=np.zeros((num_envs, num_slots), OUTCOME_DTYPE),
+            outcomes=untouched((num_envs, num_slots), OUTCOME_DTYPE),
             instances=np.zeros((num_envs, max_instances, len(INSTANCE_FEATURES)), np.float32),
             request=np.zeros((num_envs, len(REQUEST_FEATURES)), np.float32),
             mask=np.zeros((num_envs, max_instances), np.int8),
@@ -214,6 +215,6 @@ def _lengthened(array: NDArray[Any], length: int) -> NDArray[Any]:
     """The array itself where its second axis is so long, else a copy filled up with zeros."""
     if array.shape[1] == length:
         return array
-    longer = np.zeros((len(array), length, *array.shape[2:]), array.dtype)
+    longer = untouched((len(array), length, *array.shape[2:]), array.dtype)
     longer[:, : array.shape[1]] = array
     return longer

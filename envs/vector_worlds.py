@@ -81,6 +81,7 @@ class RoutingWorlds:
         """Which have no request left; those that have not begun do not count."""
         self.np_randoms: list[np.random.Generator | None] = [None] * num_envs
         self._begun = np.zeros(num_envs, np.bool_)
+        self._numbers = np.arange(num_envs)
         self._configs, self._block_size = cluster.configs, cluster.block_size
         self._pristine = build_state(self._configs, self._block_size)
         self._stream = stream_of(self._workload)
@@ -193,16 +194,16 @@ class RoutingWorlds:
                 f"actions are {given.dtype} of shape {given.shape},"
                 f" they must be whole numbers of shape ({self.num_envs},)"
             )
-        waits = self._begun & ~self.is_over
-        if not (waits | ~which).all():
-            number = int(np.argmin(waits | ~which))
+        rests = ~which
+        waits = self._begun & ~self.is_over | rests
+        if not waits.all():
+            number = int(np.argmin(waits))
             raise gymnasium.error.ResetNeeded(f"env {number} has no request: call reset")
         mask = self._worlds.desk.mask
-        present = (given >= 0) & (given < mask.shape[1])
-        chosen: NDArray[np.int64] = np.where(present, given, 0).astype(np.int64)
-        valid = present & (mask[np.arange(self.num_envs), chosen] != 0)
-        if not (valid | ~which).all():
-            number = int(np.argmin(valid | ~which))
+        chosen: NDArray[np.int64] = given.astype(np.int64).clip(0, mask.shape[1] - 1)
+        valid = (chosen == given) & (mask[self._numbers, chosen] != 0) | rests
+        if not valid.all():
+            number = int(np.argmin(valid))
             episode = self._episodes[number]
             num_tokens = self._stream.num_prompt_tokens[episode["first"] + episode["num_sent"]]
             raise MaskedActionError(
