@@ -291,10 +291,13 @@ def schedule(state: State, index: int) -> None:
             num_prefill_tokens += num_new
             num_attended_pairs += num_new * (num_computed + 0.5 * (num_new + 1))
 
-    if num_decodes == instance.num_running == num_kept and num_prefill_tokens == 0 and not preempted:
-        instance.num_decode_steps += 1
-    else:
+    if num_prefill_tokens > 0 or instance.num_running > num_kept or preempted:
         instance.num_decode_steps = 0
+        instance.looks_from_step = 0
+    elif num_decodes == instance.num_running:
+        instance.num_decode_steps += 1
+    else:  # somebody is about to finish; the others go on as before
+        instance.num_decode_steps = 1
         instance.looks_from_step = 0
     starts_at_s = instance.free_at_s if instance.num_in_flight == 0 else instance.step_ends_at_s
     ends_at_s = starts_at_s
