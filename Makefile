@@ -50,6 +50,7 @@ bench: $(VENV)/.installed  ## Measure the emulator and the environment on one co
 	$(BIN)/python -m tests.benchmarks.bench_emulator
 	$(BIN)/python -m tests.benchmarks.bench_env
 	$(BIN)/python -m tests.benchmarks.bench_vector
+	$(BIN)/python -m tests.benchmarks.bench_vector --threads 2
 	$(BIN)/python -m tests.benchmarks.bench_start
 	$(BIN)/python -m tests.benchmarks.bench_scale
 
