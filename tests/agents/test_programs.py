@@ -20,6 +20,7 @@ from agents.evaluate import evaluate
 from agents.online import CHECKPOINT
 from agents.train import train
 from conf.build import ConfigError, build
+from envs.emulator.compilation import NOTICE
 
 CONF = Path(__file__).parents[2] / "conf"
 TINY = [
@@ -398,7 +399,8 @@ def test_ctrl_c_in_evaluation_leaves_whole_cells(num_workers, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert errors.strip() == "routegym-evaluate: stopped; the same command goes on from what is done"
+    said = errors.replace(NOTICE, "").strip()
+    assert said == "routegym-evaluate: stopped; the same command goes on from what is done"
     assert len(list(stopped.glob("cells/*.parquet"))) < 8
     assert not (stopped / "results.parquet").exists()
     evaluate(configured("evaluate", stopped, *overrides))
