@@ -354,6 +354,8 @@ def test_bad_evaluation_is_named(overrides, message, tmp_path):
 
 
 def start(*arguments):
+    # What a shell runs in the background ignores Ctrl-C, and so would what it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [sys.executable, "-m", *arguments],
         cwd=CONF.parent,
