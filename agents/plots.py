@@ -64,6 +64,8 @@ def ttft_cdf(
     figure, axis = _figure()
     styles = _styles(list(ttft_s), emphasised)
     for name, values in ttft_s.items():
+        if len(values) == 0:  # it served nobody
+            continue
         shares = np.linspace(0.0, 1.0, min(len(values), MAX_POINTS))
         axis.plot(np.quantile(values, shares), shares, label=name, **styles[name])
     axis.set_xscale("log")

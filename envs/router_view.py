@@ -119,14 +119,16 @@ class RouterView:
             raise ValueError(
                 f"request {request.request_id} was sent without a look; the last was at {looked}"
             )
-        slot = self._slots[request.request_id] = self._free_slot()
+        # These two may replace the knowledge, so they come before it is read as an argument.
+        slot, tenant = self._free_slot(), self._tenant(request.tenant)
+        self._slots[request.request_id] = slot
         knowledge.sent(
             self._knowledge,
             slot,
             instance,
             request.arrived_at_s,
             request.num_prompt_tokens,
-            self._tenant(request.tenant),
+            tenant,
             int(hit_tokens[instance]),
             now_s,
             self.half_life_s,

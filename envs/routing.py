@@ -124,10 +124,9 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
                 f"the workload's block_size is {self.workload.block_size} and the cluster's"
                 f" {traits[0].block_size}: block hashes would stand for other tokens; set both alike"
             )
-        if max_retries < 0 or num_routers < 1:
-            raise ValueError(
-                f"max_retries is {max_retries} and num_routers {num_routers}: they must be at least 0 and 1"
-            )
+        for name, count, least in (("max_retries", max_retries, 0), ("num_routers", num_routers, 1)):
+            if not isinstance(count, int) or isinstance(count, bool) or count < least:
+                raise ValueError(f"{name} is {count!r}, it must be a whole number of at least {least}")
 
         def view() -> RouterView:
             max_age_s = inf if prefix_max_age_s is None else prefix_max_age_s

@@ -175,7 +175,7 @@ _NOT_COPIED = {"requests", "cached_blocks", "cache_slots", "block_table", "runni
 
 def restore(state: State, number: int, pristine: State) -> None:
     """Put one emulated cluster back to time 0: ``pristine``, of as many slots, is as ``clear`` leaves it."""
-    if (state.blocks[number]["kind"] == CACHED).any():  # else its table is empty
+    if (state.blocks[number]["kind"] >= CACHED).any():  # else its table is empty
         state.cache_slots[number].view(np.uint8).fill(0)
     for name, array in pristine._asdict().items():
         if name not in _NOT_COPIED:

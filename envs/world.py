@@ -18,11 +18,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 SLOW, FAIL, RESTART, ADD, REMOVE, FLUSH_CACHE = "slow", "fail", "restart", "add", "remove", "flush_cache"
 MAX_SLOWDOWN = 100.0
+MAX_DELAY_S = 60.0
+MIN_TIME_TO_FAILURE_S = 0.01
+_MOST_S = {
+    "network_jitter_s": MAX_DELAY_S,
+    "scrape_lag_s": 3600.0,
+    "downtime_s": 86400.0,
+    "cold_start_s": 86400.0,
+}
+"""Knob -> the longest time it may be."""
 
 _UP, _DOWN, _ABSENT = "up", "down", "absent"
 _CHANGES: dict[str, tuple[tuple[str, ...], str | None]] = {  # what -> (states it may find, state it leaves)
@@ -97,7 +107,11 @@ class Schedule:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"schedule {path}: cannot be read as JSON ({error})") from error
-        if not isinstance(content, dict) or list(content) != ["events"]:
+        if (
+            not isinstance(content, dict)
+            or list(content) != ["events"]
+            or not isinstance(content["events"], list)
+        ):
             raise ValueError(f'schedule {path}: write {{"events": [...]}} and no other key')
         try:
             return cls(content["events"])
@@ -168,20 +182,29 @@ class World:
 
     def __post_init__(self) -> None:
         """Read the schedule and check what can be checked without a cluster."""
-        if isinstance(self.schedule, str):
+        if isinstance(self.schedule, str | Path):
             object.__setattr__(self, "schedule", Schedule.load(self.schedule))
+        elif self.schedule is not None and not isinstance(self.schedule, Schedule):
+            raise ValueError(
+                f"schedule is a {type(self.schedule).__name__}: write a Schedule, or the path of its file"
+            )
         delays = self.network_delay_s
-        for delay_s in (delays,) if isinstance(delays, int | float) else delays:
-            _check_time("network_delay_s", delay_s)
-        for name in ("network_jitter_s", "scrape_lag_s", "downtime_s", "cold_start_s"):
-            _check_time(name, getattr(self, name))
+        for delay_s in delays if isinstance(delays, Sequence) and not isinstance(delays, str) else (delays,):
+            _check_time("network_delay_s", delay_s, MAX_DELAY_S)
+        for name, most_s in _MOST_S.items():
+            _check_time(name, getattr(self, name), most_s)
+        if not isinstance(self.absent, Sequence) or not all(_is_whole(index) for index in self.absent):
+            raise ValueError(
+                f"absent is {self.absent!r}, it must be a list of instances, whole numbers from 0"
+            )
         if not _is_number(self.frac_scrapes_lost) or not 0.0 <= self.frac_scrapes_lost <= 1.0:
             raise ValueError(f"frac_scrapes_lost is {self.frac_scrapes_lost}, it must lie in [0, 1]")
         mean_s = self.mean_time_to_failure_s
         if mean_s is not None:
-            if not _is_number(mean_s) or not 0.0 < mean_s < inf:
+            if not _is_number(mean_s) or not MIN_TIME_TO_FAILURE_S <= mean_s < inf:
                 raise ValueError(
-                    f"mean_time_to_failure_s is {mean_s}, it must be a positive number of seconds, or null"
+                    f"mean_time_to_failure_s is {mean_s}, it must be a number of seconds from"
+                    f" {MIN_TIME_TO_FAILURE_S}, or null"
                 )
             for event in self.events:
                 if event.what not in (SLOW, FLUSH_CACHE):
@@ -198,7 +221,7 @@ class World:
     def check(self, num_instances: int) -> None:
         """Raise ``ValueError`` where this world does not fit a cluster of so many instances."""
         delays = self.network_delay_s
-        if not isinstance(delays, int | float) and len(delays) != num_instances:
+        if isinstance(delays, Sequence) and len(delays) != num_instances:
             raise ValueError(
                 f"network_delay_s has {len(delays)} values, the cluster {num_instances} instances: give one"
                 " number for all or one for each"
@@ -227,17 +250,28 @@ def _event(given: WorldEvent | Mapping[str, Any], name: str) -> WorldEvent:
     at_s, instance, factor = given["at_s"], given["instance"], given.get("factor", 1.0)
     if not _is_number(at_s) or not 0.0 <= at_s < inf:
         raise ValueError(f"{name}: at_s is {at_s!r}, it must be a number of seconds from 0")
-    if not isinstance(instance, int) or isinstance(instance, bool) or instance < 0:
+    if not _is_whole(instance) or instance < 0:
         raise ValueError(f"{name}: instance is {instance!r}, it must be a whole number from 0")
     if not _is_number(factor) or not 1.0 <= factor <= MAX_SLOWDOWN:
         raise ValueError(f"{name}: factor is {factor!r}, it must lie in [1, {MAX_SLOWDOWN:g}]")
-    return WorldEvent(float(at_s), instance, what, float(factor))
+    return WorldEvent(float(at_s), int(instance), what, float(factor))
 
 
-def _check_time(name: str, value: float) -> None:
-    if not _is_number(value) or not 0.0 <= value < inf:
-        raise ValueError(f"{name} is {value!r}, it must be a number of seconds from 0")
+def _check_time(name: str, value: Any, most_s: float) -> None:
+    if not _is_number(value) or not 0.0 <= value <= most_s:
+        raise ValueError(f"{name} is {value!r}, it must be a number of seconds from 0 to {most_s:,.0f}")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether this is a number that a float holds."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

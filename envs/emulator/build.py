@@ -184,6 +184,8 @@ _COUNTERS = (
     "num_waiting",
     "num_steps",
     "num_in_flight",
+    "oldest_step",
+    "next_step_ends_at_s",
     "is_stalled",
     "num_decode_steps",
     "horizon_step",

@@ -77,6 +77,7 @@ class DisturbedCluster(EmulatedCluster):
         scrape_rng, self._network_rng, *self._failure_rngs = rng.spawn(2 + num)
         self._ways_back_s: dict[int, float] = {}  # request_id -> how long its answer's way is
         self._reports = Reports()
+        self._learned = Events([], [])  # what the next ``_advance`` returns: not lost where an entry raises
         self._agenda: list[tuple[float, int, int, Callable[[], None]]] = []
         self._num_entries = 0
         self._statuses = [ABSENT] * num
@@ -111,6 +112,8 @@ class DisturbedCluster(EmulatedCluster):
         self._check(request, instance_index)
         if request.request_id in self._ways_back_s:
             raise ValueError(f"request {request.request_id} is in flight already: ids must differ")
+        if (request.block_hashes <= 0).any():
+            raise ValueError(f"request {request.request_id} has block hashes that are not positive")
         there_s = back_s = self._delay_s[instance_index]
         if self.world.network_jitter_s > 0.0:
             longer_s = self.world.network_jitter_s * self._network_rng.random(2)
@@ -249,7 +252,7 @@ class DisturbedCluster(EmulatedCluster):
         self._reports.send_completion(completion, ended_at_s, self._ways_back_s[completion.request_id])
 
     def _advance(self, time_s: float, stop_at_completion: bool) -> Events:
-        events = Events([], [])
+        events = self._learned
         while True:
             until_s = min(time_s, self._agenda[0][0])
             if stop_at_completion:
@@ -261,9 +264,10 @@ class DisturbedCluster(EmulatedCluster):
                 self._send(completion, completion.finished_at_s)
             self._act()
             learned = self._reports.take(self._now_s)
-            for completion in learned.completions:
-                del self._ways_back_s[completion.request_id]
             events.first_tokens.extend(learned.first_tokens)
             events.completions.extend(learned.completions)
             if self._now_s >= time_s or (stop_at_completion and events.completions):
+                for completion in events.completions:
+                    del self._ways_back_s[completion.request_id]
+                self._learned = Events([], [])
                 return events

@@ -115,7 +115,7 @@ def test_training_where_instances_fail(tmp_path):
             ["world=quiet", "+cluster.world._target_=envs.world.World"],
             "world: this cluster takes none, or brings its own",
         ),
-        (["env.num_routers=0"], "env: max_retries is 0 and num_routers 0"),
+        (["env.num_routers=0"], "env: num_routers is 0, it must be a whole number"),
     ],
 )
 def test_bad_worlds_are_named(overrides, message, tmp_path):

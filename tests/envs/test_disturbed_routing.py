@@ -206,8 +206,8 @@ def test_a_session_goes_on_after_a_failure_that_was_made_good():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_retries": -1}, "max_retries is -1 and num_routers 1: they must be at least 0 and 1"),
-        ({"num_routers": 0}, "num_routers 0"),
+        ({"max_retries": -1}, "max_retries is -1, it must be a whole number of at least 0"),
+        ({"num_routers": 0}, "num_routers is 0, it must be a whole number of at least 1"),
         ({"router_affinity": "tenant"}, "router_affinity is 'tenant', use one of request, session"),
     ],
 )

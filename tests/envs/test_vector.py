@@ -331,3 +331,38 @@ def test_generators_are_those_of_single_environments():
     for expected, found in zip(singles.np_random, many.np_random, strict=True):
         assert found.bit_generator.state == expected.bit_generator.state
     many.reset(seed=[1, None, None])
+
+
+def test_many_tenants():
+    """More than either has room for at first."""
+    num = 12
+    trace = Trace(np.arange(num) * 1.0, np.full(num, 100), np.full(num, 5), tenant=np.arange(num))
+    options = {"cluster": cluster({"h100": H100}), "workload": Replay(trace)}
+    single, many = RoutingEnv(**options), RoutingVectorEnv(1, **options)
+    expected, _ = single.reset(seed=0)
+    found, _ = many.reset(seed=0)
+    for _ in range(num - 1):
+        assert found["request"][0].tobytes() == expected["request"].tobytes()
+        expected, found = single.step(0)[0], many.step([0])[0]
+
+
+def test_no_episode_finds_what_the_last_one_cached():
+    """Where every block that is cached is one of several children, or a twin."""
+    trace = Trace(
+        arrived_at_s=np.array([0.0, 1.0]),
+        num_prompt_tokens=np.array([20, 16]),
+        num_output_tokens=np.array([2, 2]),
+        hash_ids=np.array([7, 8, 7]),
+        hash_offsets=np.array([0, 2, 3]),
+        hash_block_tokens=16,
+    )
+    many = RoutingVectorEnv(1, "SameStep", cluster=cluster({"h100": H100}), workload=Replay(trace))
+    many.reset(seed=0)
+    num_cached = []
+    for _ in range(3):
+        outcomes = [*many.step([0])[4]["completions"][0]]
+        infos = many.step([0])[4]
+        outcomes += infos["final_info"]["completions"][0]
+        num_cached.append([outcome.num_cached_tokens for outcome in outcomes])
+    assert num_cached[0] == num_cached[1] == num_cached[2]
+    assert num_cached[0][0] == 0

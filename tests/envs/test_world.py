@@ -96,6 +96,8 @@ def test_a_schedule_must_fit_the_cluster(events, absent, message):
         ("nothing", "cannot be read as JSON"),
         ("[]", 'write {"events": '),
         ('{"events": [], "more": 1}', 'write {"events": '),
+        ('{"events": null}', 'write {"events": '),
+        (f'{{"events": [{{"at_s": {10**400}, "instance": 0, "what": "fail"}}]}}', "event 0: at_s is 1"),
         ('{"events": [{"what": "fail"}]}', "event 0: fail takes at_s, instance, what"),
     ],
 )
@@ -113,6 +115,11 @@ def test_bad_files_are_named(content, message, tmp_path):
     [
         ({"network_delay_s": -0.1}, "network_delay_s is -0.1, it must be a number of seconds from 0"),
         ({"network_delay_s": [0.1, nan]}, "network_delay_s is nan"),
+        ({"network_delay_s": "0.1"}, "network_delay_s is '0.1'"),
+        ({"network_delay_s": 1e300}, "it must be a number of seconds from 0 to 60"),
+        ({"schedule": [{"at_s": 1, "instance": 0, "what": "fail"}]}, "schedule is a list: write a Schedule"),
+        ({"absent": ["a"]}, "absent is .*it must be a list of instances"),
+        ({"absent": 1}, "absent is 1, it must be a list of instances"),
         ({"network_delay_s": [0.1]}, "network_delay_s has 1 values, the cluster 2 instances"),
         ({"network_jitter_s": inf}, "network_jitter_s is inf"),
         ({"scrape_lag_s": -1}, "scrape_lag_s is -1"),
@@ -120,7 +127,7 @@ def test_bad_files_are_named(content, message, tmp_path):
         ({"cold_start_s": -1.0}, "cold_start_s is -1.0"),
         ({"frac_scrapes_lost": 1.5}, r"frac_scrapes_lost is 1.5, it must lie in \[0, 1\]"),
         ({"frac_scrapes_lost": nan}, "frac_scrapes_lost is nan"),
-        ({"mean_time_to_failure_s": 0.0}, "mean_time_to_failure_s is 0.0, it must be a positive number"),
+        ({"mean_time_to_failure_s": 1e-9}, "it must be a number of seconds from 0.01, or null"),
         (
             {"mean_time_to_failure_s": 9.0, "schedule": Schedule(EVENTS[:2])},
             "the schedule says fail at 1.5 s",

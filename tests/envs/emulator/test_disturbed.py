@@ -373,3 +373,23 @@ def test_reset_forgets_all_that_happened():
 def test_a_replay_refuses_a_world():
     with pytest.raises(ValueError, match="the cluster has a world, which a replay would pass over"):
         replay(disturbed(), [], round_robin)
+
+
+def test_a_refused_request_is_not_in_flight():
+    fleet = DisturbedCluster([toy_instance()], World(network_delay_s=0.1), 4)
+    with pytest.raises(ValueError, match="request 0 has block hashes that are not positive"):
+        fleet.submit(request(0, 0, 8, 2, [-5, 3]), 0)
+    assert fleet.num_in_flight == 0
+    assert fleet.drain().completions == []
+
+
+def test_what_was_learned_before_an_event_that_cannot_be_is_told_after_it():
+    world = World(schedule=Schedule([{"at_s": 10.0, "instance": 0, "what": "fail"}]))
+    fleet = DisturbedCluster([toy_instance()] * 2, world, 4)
+    fleet.submit(request(0, 0, 8, 2), 1)
+    fleet.fail(0)
+    with pytest.raises(ValueError, match=r"cannot fail instance 0 at 10.0 s: it is down"):
+        fleet.advance_to(20.0)
+    assert fleet.num_in_flight == 1
+    assert [done.request_id for done in fleet.drain().completions] == [0]
+    assert fleet.num_in_flight == 0
