@@ -49,7 +49,7 @@ def _ratio(sample: NDArray[np.float64], other: NDArray[np.float64], axis: int) -
 def _bootstrap(
     samples: tuple[NDArray[np.float64], ...], statistic: object, value: float, seed: int
 ) -> Estimate:
-    if len(samples[0]) < 2:
+    if len(samples[0]) < 2 or not np.isfinite(value):  # a policy that served nobody has no latencies
         return Estimate(value, float("nan"), float("nan"))
     interval = stats.bootstrap(
         samples,

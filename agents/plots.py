@@ -64,11 +64,11 @@ def ttft_cdf(
     figure, axis = _figure()
     styles = _styles(list(ttft_s), emphasised)
     for name, values in ttft_s.items():
-        if len(values) == 0:  # it served nobody
-            continue
         shares = np.linspace(0.0, 1.0, min(len(values), MAX_POINTS))
-        axis.plot(np.quantile(values, shares), shares, label=name, **styles[name])
-    axis.set_xscale("log")
+        quantiles = np.quantile(values, shares) if len(values) else shares  # it may have served nobody
+        axis.plot(quantiles, shares, label=name, **styles[name])
+    if any(len(values) for values in ttft_s.values()):
+        axis.set_xscale("log")
     axis.set_xlabel("time to first token, s")
     axis.set_ylabel("share of requests")
     _finish(figure, axis, path)
@@ -96,7 +96,8 @@ def ttft_over_time(
             axis.fill_between(
                 minutes, by_time.min(), by_time.max(), color=styles[name]["color"], alpha=0.15, linewidth=0
             )
-    axis.set_yscale("log")
+    if curves["ttft_mean_s"].notna().any():
+        axis.set_yscale("log")
     axis.set_xlabel("simulated minutes since a cold start")
     axis.set_ylabel("mean time to first token of the requests that then arrived, s")
     _finish(figure, axis, path)

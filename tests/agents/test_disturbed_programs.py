@@ -55,6 +55,18 @@ def test_failed_requests_are_counted_and_shown(tmp_path):
     header = table.splitlines()[0]
     assert header.rstrip(" |").endswith("failed")
     assert "num_retries" not in summary["policies"]["least"]
+    shares = [values["frac_slo_met"][0] for values in summary["policies"].values()]
+    assert shares == sorted(shares, reverse=True)
+    assert "the order is by SLO met" in table
+
+
+def test_where_nobody_is_served_there_are_results_all_the_same(tmp_path):
+    summary, table, _ = evaluated(tmp_path, "world=quiet", "world.absent=[0,1]")
+    assert {values["num_failed"][0] for values in summary["policies"].values()} == {
+        summary["policies"]["least"]["num_requests"][0]
+    }
+    assert "nan" in table
+    assert (tmp_path / "ttft_cdf.png").exists()
 
 
 def test_retries_are_counted_and_save_requests(tmp_path):

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -310,6 +312,13 @@ def test_missing_extra_is_named(monkeypatch, capsys):
     printed = capsys.readouterr().err
     assert "making a profile needs the package aiconfigurator-core (No module named" in printed
     assert "pip install 'routegym[profiles]'" in printed
+
+
+def test_command_as_a_user_runs_it_says_what_is_wrong_in_one_line():
+    arguments = ["-m", "envs.emulator.profile", "system=abacus", "model=a/Small", "tp=1"]
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["h100_llama-3.1-8b_tp1", "b200_llama-3.1-70b_tp4"])
