@@ -54,7 +54,7 @@ OUTCOME_DTYPE = np.dtype(
         ("tenant", "i8"),
     ]
 )
-"""A ``Feedback`` but for its ``failure``."""
+"""A ``Feedback`` but for its ``failure`` and retries: in these worlds nothing fails."""
 
 
 class Stream(NamedTuple):
@@ -169,7 +169,17 @@ def blank_worlds(
     )
 
 
-_NOT_COPIED = {"requests", "cached_blocks", "cache_slots", "block_table", "running", "hashes", "events"}
+_NOT_COPIED = {
+    "requests",
+    "cached_blocks",
+    "twins",
+    "cache_slots",
+    "block_table",
+    "running",
+    "next_alike",
+    "hashes",
+    "events",
+}
 """Arrays of ``State`` in which an idle instance reads nothing (requests, cache_slots: see ``restore``)."""
 
 

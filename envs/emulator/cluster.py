@@ -210,7 +210,6 @@ class EmulatedCluster:
         scrape = self._last_scrape_by(time_s)
         unseen = scrape - len(self._scraped)  # what these and those before it brought would be overwritten
         for number in range(max(self._num_scrapes, unseen) + 1, scrape + 1):
-            advance_all(self._state, number * self._scrape_period_s)
             self._scrape(number)
         return self._run_engines(time_s, False)
 
@@ -228,7 +227,6 @@ class EmulatedCluster:
             scrape_at_s = scrape * self._scrape_period_s
             self._now_s = advance_to_completion(self._state, min(scrape_at_s, time_s))
             if self._now_s == scrape_at_s:
-                advance_all(self._state, scrape_at_s)
                 self._scrape(scrape)
             if self._now_s >= time_s or _any_completion(self._state):
                 return self._events(*_gather_events(self._state))
@@ -275,6 +273,8 @@ class EmulatedCluster:
         return rows
 
     def _scrape(self, number: int) -> None:
+        """Bring every instance up to the instant of a scrape, and take it."""
+        advance_all(self._state, number * self._scrape_period_s)
         self._num_scrapes = number
         self._scraped[number % len(self._scraped)] = number, self._measured()
 
