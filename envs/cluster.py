@@ -8,6 +8,7 @@ Everything above this file (environment, agents, evaluator, recorder) runs uncha
         snapshot = cluster.snapshot()                       # as old as the last scrape
         cluster.submit(request, choose(snapshot, request))
     events = cluster.drain()
+    cluster.close()
 
 Times are seconds as float64: names end in ``_s`` (durations) or ``_at_s`` (instants). Only a live
 cluster reads a clock.
@@ -193,6 +194,10 @@ class Cluster(Protocol):
 
     def num_exact_hit_tokens(self, request: Request) -> NDArray[np.int64]:
         """Prompt tokens of ``request`` that each instance's cache holds right now, ``[num_instances]``."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections and threads, where there are any; once closed, ``reset`` opens it again."""
         ...
 
 

@@ -265,6 +265,9 @@ class EmulatedCluster:
         count_cached_blocks(self.state, request.block_hashes[:usable], num_blocks)
         return num_blocks * self.block_size
 
+    def close(self) -> None:
+        """Nothing is to be let go of."""
+
     def take_step_log(self) -> NDArray[np.void]:
         """Return the STEP_DTYPE rows kept since the last call, and forget them."""
         counts = self.state.counts
