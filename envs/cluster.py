@@ -167,6 +167,11 @@ class Cluster(Protocol):
         """One entry per instance, in index order."""
         ...
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same seed and decisions lead to the same outcomes, and nobody else uses the cluster."""
+        ...
+
     def reset(self, rng: np.random.Generator | None = None, num_routers: int = 1) -> None:
         """Go back to time 0 with every instance idle and every cache empty.
 

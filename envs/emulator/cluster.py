@@ -94,6 +94,8 @@ class EmulatedCluster:
     results are the same to the last bit without it.
     """
 
+    repeatable = True
+
     def __init__(
         self,
         instances: Sequence[InstanceConfig],
