@@ -143,6 +143,7 @@ def _make(plain: Any, directory: Path, cell: Cell, key: str) -> None:
         "counters": dict(rollout.counters),
         "num_instances": len(env.cluster.traits),
         "workload_notes": list(env.workload.notes),
+        "cluster_counters": dict(env.cluster.counters()),
         "decision_us_mean": float(decision_us.mean()),
         "decision_us_p99": float(np.percentile(decision_us, 99)),
     }

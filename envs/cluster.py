@@ -16,6 +16,7 @@ cluster reads a clock.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -199,6 +200,10 @@ class Cluster(Protocol):
 
     def num_exact_hit_tokens(self, request: Request) -> NDArray[np.int64]:
         """Prompt tokens of ``request`` that each instance's cache holds right now, ``[num_instances]``."""
+        ...
+
+    def counters(self) -> Mapping[str, float]:
+        """What went otherwise than it should since ``reset``, and how often; empty where nothing can."""
         ...
 
     def close(self) -> None:
