@@ -65,7 +65,8 @@ class Server:
         self._python = python
         self._model = model
         self._guard: subprocess.Popen[str] | None = None
-        self._group = 0  # process group of the server
+        self.group = 0
+        """The server's process group, while it is alive."""
         self._socket = _reserved(options)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -99,7 +100,7 @@ class Server:
         answer = self._guard.stdout.readline()
         if not answer:
             raise ServerError(f"{self.name} could not be started; {self._last_words()}")
-        self._group = int(answer)
+        self.group = int(answer)
 
     def await_health(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until it answers. Raises ``ServerError`` where it dies first, or takes longer."""
@@ -171,7 +172,7 @@ class Server:
     def _signal(self, number: signal.Signals) -> None:
         if self.is_alive:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._group, number)
+                os.killpg(self.group, number)
 
     def _release(self) -> None:
         """Let go of a guard that has ended."""
