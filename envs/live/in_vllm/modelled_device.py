@@ -112,6 +112,11 @@ class ModelledDevice:
         self._ends_at_s = -float("inf")
         self._delivered_at_s = -float("inf")
 
+    def close(self) -> None:
+        """Close the step log."""
+        if self._log:
+            self._log.close()
+
     def forget(self, finished: set[str]) -> None:
         """Take note of requests that have finished, or were aborted."""
         self._unfinished -= finished

@@ -86,7 +86,8 @@ class ModelledExecutor(Executor):
         """It is always healthy."""
 
     def shutdown(self) -> None:
-        """There is nothing to end."""
+        """End the step log; there is nothing else to end."""
+        self.device.close()
 
     def execute_model(self, scheduler_output: SchedulerOutput, non_block: bool = False) -> Any:
         """Begin a step; ``sample_tokens`` ends it."""

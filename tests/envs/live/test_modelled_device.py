@@ -96,6 +96,7 @@ def test_a_late_engine_catches_up_but_not_for_ever(clock, tmp_path):
     for number in range(1, 10):
         run(device)
         assert clock.now_s == pytest.approx(max(105.0, 105.0 - 0.05 + 0.011 * number))
+    device.close()
     rows = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert rows[0] == {
         "begins_at_s": 100.0,

@@ -1,4 +1,4 @@
-"""Servers start together, answer, end, and outlive nobody: with a stand-in for vLLM (see test_server_live.py)."""
+"""Servers start together, answer, end, and outlive nobody: with a stand-in for vLLM."""
 
 import json
 import os
@@ -182,13 +182,13 @@ def test_no_server_outlives_its_parent(number, state, tmp_path):
 
 
 def test_no_server_outlives_a_parent_that_was_forked(tmp_path):
-    forking = HOLDER.replace("    time.sleep(600)", "    import os; os.fork(); time.sleep(20)")
+    forking = HOLDER.replace("    time.sleep(600)", "    import os; os.fork(); time.sleep(6)")
     holder = start("-c", forking, str(tmp_path), "running")
     groups = [int(word) for word in holder.stdout.readline().split()]
     time.sleep(0.5)  # for the fork, which holds copies of all that the parent holds
     holder.kill()
     for group in groups:
-        await_none(group)
+        await_none(group, timeout_s=3.0)
     holder.communicate(timeout=60)
 
 
