@@ -10,6 +10,7 @@ from typing import Any, Literal
 from envs.live.clock import Clock
 from envs.live.limits import Limits
 
+DOWN, UP = "unhealthy", "healthy again"
 Kind = Literal["request", "scrape"]
 
 
@@ -54,7 +55,7 @@ class Health:
         """Take it to be down from now on."""
         if self.is_up:
             self.is_up = False
-            self._note("unhealthy")
+            self._note(DOWN)
             self._spawn(self._bring_back())
 
     async def _bring_back(self) -> None:
@@ -65,4 +66,4 @@ class Health:
             answers = await self._probe()
         self._failures.clear()
         self.is_up = True
-        self._note("healthy again")
+        self._note(UP)

@@ -17,6 +17,19 @@ from envs.live.clock import Clock
 
 MAX_WAIT = 1.0  # seconds; a loop that died without a word is noticed after so long
 
+COUNTED = (
+    "num_submitted",
+    "num_served",
+    "num_failed",
+    "num_timed_out",
+    "num_without_cached_tokens",
+    "num_scrapes",
+    "num_scrapes_failed",
+    "num_scrapes_refused",
+    "num_times_unhealthy",
+    "num_prefix_caches_reset",
+)
+
 
 class Outcome(NamedTuple):
     """How a request ended, as its stream tells."""
@@ -46,7 +59,7 @@ class Mailbox:
             self.num_unfinished = 0
             self.num_in_flight = 0
             """Requests sent whose outcome has not been taken."""
-            self.counts = Counter[str](num_submitted=0, num_served=0, num_failed=0, num_timed_out=0)
+            self.counts = Counter[str](dict.fromkeys(COUNTED, 0))
             self.max_inter_token_s = 0.0
 
     def sent(self) -> None:

@@ -176,6 +176,7 @@ class Stream:
         if failure:
             self._notices.note(self._client.endpoint.name, failure)
         elif answer.num_cached_tokens is None:
+            self._mailbox.counts["num_without_cached_tokens"] += 1
             self._notices.note(
                 self._client.endpoint.name,
                 "answers do not say how many prompt tokens were cached",

@@ -11,7 +11,7 @@ from envs.live.cache_view import CacheView
 from envs.live.client import Client
 from envs.live.clock import Clock
 from envs.live.endpoint import Endpoint
-from envs.live.health import Health
+from envs.live.health import DOWN, Health
 from envs.live.limits import Limits
 from envs.live.mailbox import Mailbox
 from envs.live.metrics import Metrics
@@ -60,7 +60,7 @@ class Traffic:
         for endpoint in self._endpoints:
             client = Client(endpoint, self._limits, self._clock.speed_factor)
             self._clients.append(client)
-            note = functools.partial(self._notices.note, endpoint.name)
+            note = functools.partial(self._note_health, endpoint.name)
             spawn = functools.partial(self._spawn, self._others)
             self.health.append(Health(self._limits, self._clock, client.is_up, spawn, note))
         if self._views is not None:
@@ -155,6 +155,10 @@ class Traffic:
                     f"{endpoint}: no KV events at {endpoint.kv_events} within {within_s:g} s; mend kv_events,"
                     " or start vLLM with a --kv-events-config whose endpoint it binds (ipc:// or tcp://*:port)"
                 ) from None
+
+    def _note_health(self, name: str, what: str) -> None:
+        self._mailbox.counts["num_times_unhealthy"] += what == DOWN
+        self._notices.note(name, what)
 
     def _spawn(self, tasks: Tasks, coroutine: Coroutine[Any, Any, None]) -> None:
         def ended(task: asyncio.Task[None]) -> None:
