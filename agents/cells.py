@@ -13,6 +13,7 @@ import multiprocessing
 import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,14 +135,15 @@ def _make(plain: Any, directory: Path, cell: Cell, key: str) -> None:
     config = OmegaConf.create(plain)
     path = cell.path(directory)
     path.unlink(missing_ok=True)
-    env = build_env(config)
-    rollout = play(env, build_policy(config, cell.policy), cell.seed)
+    with closing(build_env(config)) as env:
+        rollout = play(env, build_policy(config, cell.policy), cell.seed)
     decision_us = 1e6 * rollout.decision_s
     side = {
         "key": key,
         "counters": dict(rollout.counters),
         "num_instances": len(env.cluster.traits),
         "workload_notes": list(env.workload.notes),
+        "cluster_counters": dict(env.cluster.counters()),
         "decision_us_mean": float(decision_us.mean()),
         "decision_us_p99": float(np.percentile(decision_us, 99)),
     }

@@ -50,8 +50,26 @@ class EvaluateConfig:
     policies: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class FidelityConfig:
+    """``conf/fidelity.yaml``."""
+
+    name: str = MISSING
+    directory: str = MISSING
+    seeds: list[int] = MISSING
+    warmup_s: float = MISSING
+    trained: dict[str, str] = field(default_factory=dict)
+    env: Any = MISSING
+    live: Any = MISSING
+    emulated: Any = MISSING
+    workload: Any = MISSING
+    reward: Any = MISSING
+    policies: dict[str, Any] = field(default_factory=dict)
+
+
 def register() -> None:
     """Make the schemas known to Hydra under the names that the YAML files use."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="fidelity_schema", node=FidelityConfig)

@@ -15,6 +15,7 @@ All but the decision times in ``cells/*.json`` and ``table.md`` are the same byt
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import hydra
@@ -94,7 +95,12 @@ def _check(config: DictConfig) -> None:
     for name in config.trained:
         if name not in names:
             raise ConfigError(f"trained.{name}: {name} is none of the policies ({', '.join(names)})")
-    build_env(config)
+    with closing(build_env(config)) as env:
+        if not env.cluster.repeatable and config.num_workers > 1:
+            raise ConfigError(
+                f"num_workers: {config.num_workers} streams at once would disturb each other on the same"
+                " servers; set num_workers=1"
+            )
     for name in names:
         build_policy(config, name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,14 @@ def learn_online(
 
     Every episode follows from ``seed`` and its number. A checkpoint, after each ``checkpoint_every``
     decisions and each episode, holds the learner and the episode's decisions so far: a killed run replays
-    those, goes on from there and ends in the same bytes. ``progress`` is told the number of decisions made,
-    with the episode's figures at its end and nothing in between.
+    those, goes on from there and ends in the same bytes. (On a live cluster nothing can be replayed: it
+    goes on in a new episode with what was learned.) ``progress`` is told the number of decisions made, with
+    the episode's figures at its end and nothing in between.
     """
-    run = _Run(learner, make_env(0), seed, directory / CHECKPOINT, checkpoint_every, progress)
-    while run.num_episodes == 0 or run.num_decisions < (total_timesteps or 0):
-        run.play_episode()
+    with closing(make_env(0)) as env:
+        run = _Run(learner, env, seed, directory / CHECKPOINT, checkpoint_every, progress)
+        while run.num_episodes == 0 or run.num_decisions < (total_timesteps or 0):
+            run.play_episode()
 
 
 class _Run:
@@ -54,6 +57,10 @@ class _Run:
             self.propensities = saved["propensities"].tolist()
             learner.load_state(saved["learner"])
             progress(self.num_decisions + len(self.instances), {})
+            if self.instances and not env.cluster.repeatable:
+                self.num_episodes += 1
+                self.num_decisions += len(self.instances)
+                self.instances = self.propensities = ()
 
     def play_episode(self) -> None:
         episode_seed = int(np.random.SeedSequence((self.seed, self.num_episodes)).generate_state(1)[0])

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from agents.files import write
+from agents.likeness import LATENCIES, Worlds
 
 MAX_POINTS = 2000
 """Points drawn of one curve."""
@@ -101,6 +102,31 @@ def ttft_over_time(
     axis.set_xlabel("simulated minutes since a cold start")
     axis.set_ylabel("mean time to first token of the requests that then arrived, s")
     _finish(figure, axis, path)
+
+
+def distributions(worlds: Mapping[str, Sequence[Worlds]], path: Path) -> None:
+    """Draw the distribution of each latency of each policy, in the real world and in the modelled one.
+
+    Args:
+        worlds: Policy name -> its requests, one entry per seed.
+        path: The PNG file.
+    """
+    figure = Figure(figsize=(4 * len(LATENCIES), 2.4 * len(worlds)), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(worlds), len(LATENCIES), squeeze=False)
+    for row, (name, of_policy) in zip(axes, worlds.items(), strict=True):
+        for axis, latency in zip(row, LATENCIES, strict=True):
+            for label, color, line in (("live", "black", "-"), ("emulated", "tab:red", "--")):
+                tables = [world.real if label == "live" else world.modelled for world in of_policy]
+                values = np.concatenate([table[latency] for table in tables])
+                shares = np.linspace(0.0, 1.0, min(len(values), MAX_POINTS))
+                axis.plot(np.quantile(values, shares), shares, label=label, color=color, linestyle=line)
+            axis.set_title(f"{name}: {latency.removesuffix('_s').upper()}", fontsize=8)
+            axis.grid(alpha=0.3)
+    for axis in axes[-1]:
+        axis.set_xlabel("s")
+    axes[0][0].legend(fontsize=7)
+    _save(figure, path)
 
 
 def learning_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:

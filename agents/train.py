@@ -87,7 +87,7 @@ def train(config: DictConfig) -> Path:
     agent = build(config.agent, "agent")
     if not isinstance(agent, Trainable | Learner):
         raise ConfigError(f"agent: {config.agent._target_} has nothing to learn; evaluate it as it is")
-    build_env(config)  # a bad cluster or workload is told before anything is written
+    build_env(config).close()  # a bad cluster or workload is told before anything is written
     directory = claim(config, RELEVANT)
     logger = build(config.logger, "logger", run_name=config.name, directory=directory)
     total = config.total_timesteps or getattr(agent, "total_timesteps", None)

@@ -8,6 +8,7 @@ Everything above this file (environment, agents, evaluator, recorder) runs uncha
         snapshot = cluster.snapshot()                       # as old as the last scrape
         cluster.submit(request, choose(snapshot, request))
     events = cluster.drain()
+    cluster.close()
 
 Times are seconds as float64: names end in ``_s`` (durations) or ``_at_s`` (instants). Only a live
 cluster reads a clock.
@@ -15,6 +16,7 @@ cluster reads a clock.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -166,6 +168,11 @@ class Cluster(Protocol):
         """One entry per instance, in index order."""
         ...
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same seed and decisions lead to the same outcomes, and nobody else uses the cluster."""
+        ...
+
     def reset(self, rng: np.random.Generator | None = None, num_routers: int = 1) -> None:
         """Go back to time 0 with every instance idle and every cache empty.
 
@@ -193,6 +200,14 @@ class Cluster(Protocol):
 
     def num_exact_hit_tokens(self, request: Request) -> NDArray[np.int64]:
         """Prompt tokens of ``request`` that each instance's cache holds right now, ``[num_instances]``."""
+        ...
+
+    def counters(self) -> Mapping[str, float]:
+        """What went otherwise than it should since ``reset``, and how often; empty where nothing can."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections and threads, where there are any; once closed, ``reset`` opens it again."""
         ...
 
 

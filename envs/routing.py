@@ -237,6 +237,11 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
         draw = to_ansi if self.render_mode == "ansi" else to_rgb_array
         return draw(self.cluster.traits, self._look(), self.cluster.now_s)
 
+    def close(self) -> None:
+        """Close the cluster."""
+        super().close()
+        self.cluster.close()
+
     def _look(self) -> Observation:
         if self._observation is None:
             raise gymnasium.error.ResetNeeded("there is no request yet: call reset")

@@ -28,6 +28,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from agents.hyperparameters import check_counts
 from agents.rl.checkpoint import NAME, load_checkpoint, save_checkpoint
+from envs.cluster import Cluster
 from envs.encoded import EncodedObservation
 from envs.observation import SCHEMA_HASH, Observation
 
@@ -74,7 +75,8 @@ def train(
 ) -> None:
     """Train to ``total_timesteps`` from the directory's last checkpoint, or from the start.
 
-    ``total_timesteps`` and ``checkpoint_every`` are rounded up to whole rollouts. The global random number
+    ``total_timesteps`` and ``checkpoint_every`` are rounded up to whole rollouts. On a live cluster, where
+    nothing can be replayed, a run that is taken up goes on in a new episode. The global random number
     generators and the number of torch's threads are left as they were found.
     """
     check_counts(total_timesteps=total_timesteps, checkpoint_every=checkpoint_every)
@@ -97,7 +99,7 @@ def train(
         run["max_instances"] = space["mask"].shape[0]
         checkpoint = load_checkpoint(directory, run)
         observations: Any = envs.reset()
-        if checkpoint:
+        if checkpoint and _repeatable(envs.envs[0]):
             _check_observations(directory, checkpoint["state"]["observations"], observations)
         while done < total:
             _seed_global_generators(np.random.SeedSequence((seed, done // segment)))
@@ -228,16 +230,29 @@ def _envs(
     algorithm: Algorithm, make_env: MakeEnv, seed: int, histories: Sequence[Mapping[str, Any] | None]
 ) -> Iterator[DummyVecEnv]:
     def make(rank: int) -> gym.Env[Observation, np.int64]:
-        encoded = EncodedObservation(make_env(rank))
-        return TrainingView(
-            encoded, algorithm.reward_scale, algorithm.reward_limit, (seed, rank), histories[rank]
-        )
+        env = make_env(rank)
+        history = histories[rank]
+        if not _repeatable(env):
+            history = None
+            if algorithm.num_envs > 1:
+                raise ValueError(
+                    f"num_envs is {algorithm.num_envs}, and these environments would disturb each other on"
+                    " the same servers: train with num_envs=1 there"
+                )
+        encoded = EncodedObservation(env)
+        return TrainingView(encoded, algorithm.reward_scale, algorithm.reward_limit, (seed, rank), history)
 
     envs = DummyVecEnv([partial(make, rank) for rank in range(algorithm.num_envs)])
     try:
         yield envs
     finally:
         envs.close()
+
+
+def _repeatable(env: gym.Env[Any, Any]) -> bool:
+    """Whether episodes can be played again: not so on live servers."""
+    cluster: Cluster | None = getattr(env.unwrapped, "cluster", None)
+    return cluster is None or cluster.repeatable
 
 
 def _check_observations(directory: Path, saved: Mapping[str, Any], found: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numba import njit
@@ -93,6 +93,8 @@ class EmulatedCluster:
     scheduler step, taken with ``take_step_log``. ``event_skipping`` advances decode steps many at once; the
     results are the same to the last bit without it.
     """
+
+    repeatable = True
 
     def __init__(
         self,
@@ -264,6 +266,13 @@ class EmulatedCluster:
         usable = (request.num_prompt_tokens - 1) // self.block_size
         count_cached_blocks(self.state, request.block_hashes[:usable], num_blocks)
         return num_blocks * self.block_size
+
+    def counters(self) -> Mapping[str, float]:
+        """Nothing goes otherwise than it should."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing is to be let go of."""
 
     def take_step_log(self) -> NDArray[np.void]:
         """Return the STEP_DTYPE rows kept since the last call, and forget them."""

@@ -1,19 +1,17 @@
-"""vLLM servers on this machine, for as long as a ``with`` block lasts, or until Ctrl-C.
+"""vLLM servers on this machine, for as long as a ``with`` block lasts.
 
     with Servers([ServerOptions(profile="h100_llama-3.1-8b", time_scale=10)] * 2, "runs/live") as servers:
         print(servers.urls)
 
-    python -m envs.live.server kind=modelled count=2 profile=h100_llama-3.1-8b time_scale=10
+``python -m envs.live.serve`` does so from the command line.
 
 No server outlives the process that started it, however that ends (``guard.py``).
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import http.client
-import json
 import os
 import signal
 import socket
@@ -21,7 +19,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
@@ -29,7 +26,7 @@ from uuid import uuid4
 from tqdm import tqdm
 
 from envs.live import guard, tiny_model
-from envs.live.server_options import ServerOptions, parse
+from envs.live.server_options import ServerOptions
 from envs.live.vllm_python import NO_VLLM, vllm_python
 
 START_TIMEOUT_S = 300.0
@@ -310,78 +307,3 @@ class Servers:
                 bar.update(len(up))
                 bar.refresh()
                 time.sleep(POLL_S if missing else 0)
-
-
-ENDPOINTS = "endpoints.json"
-_USAGE = "kind=modelled profile=h100_llama-3.1-8b [time_scale=10] [count=2] [directory=runs/live]"
-
-
-def serve(assignments: Sequence[str]) -> None:
-    """Run servers as ``count=... directory=...`` and options of ``ServerOptions`` say, until interrupted.
-
-    Raises:
-        ValueError: An assignment is not as it must be.
-        ServerError: A server cannot be started, or has ended.
-    """
-    others, given = parse(assignments)
-    known = {"count": "1", "directory": "runs/live"}
-    if unknown := sorted(others.keys() - known.keys()):
-        names = ", ".join([*known, *(field.name for field in fields(ServerOptions))])
-        raise ValueError(f"unknown {', '.join(unknown)}; there are {names}")
-    count, directory = (known | others).values()
-    if not count.isdecimal() or int(count) < 1:
-        raise ValueError(f"count is {count!r}, it must be a whole number from 1")
-    if int(count) > 1 and (taken := sorted(given.keys() & {"name", "port"})):
-        raise ValueError(f"{taken[0]} is one server's own, and count is {count}")
-    options = ServerOptions(**given)
-    path = Path(directory) / ENDPOINTS
-    with Servers([options] * int(count), directory) as servers:
-        try:
-            _write_whole(path, json.dumps(servers.endpoints(), indent=2) + "\n")
-            print(f"{len(servers)} up: {', '.join(servers.urls)}. Logs and {ENDPOINTS} are in {directory}.")
-            speed = f" cluster.speed_factor={1 / options.time_scale:g}" if options.time_scale != 1 else ""
-            print(
-                f"Next: routegym-evaluate cluster=live cluster.endpoints={path}{speed}    Ctrl-C ends them."
-            )
-            sys.stdout.flush()
-            while all(server.is_alive for server in servers):
-                time.sleep(POLL_S)
-            for server in servers:
-                server.is_healthy()  # says which has ended, and its last words
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run ``serve``; Ctrl-C and SIGTERM are the way to end it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m envs.live.server",
-        description="Start vLLM servers on this machine, write their addresses to DIRECTORY/endpoints.json"
-        f" and run them until Ctrl-C. Options, and what each is without: {_described()}.",
-    )
-    parser.add_argument("assignments", nargs="*", metavar="KEY=VALUE", help=_USAGE)
-    options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        serve(options.assignments)
-    except KeyboardInterrupt:
-        print("ended", file=sys.stderr)
-    except (ValueError, FileNotFoundError, ServerError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-
-
-def _described() -> str:
-    return ", ".join(f"{field.name} ({field.default})" for field in fields(ServerOptions))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,7 @@
-"""Servers that all tests marked ``live`` share: two modelled ones and two with the tiny model on the CPU."""
+"""Servers that all tests marked ``live`` share, and a stand-in for vLLM for tests that are not."""
+
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +24,14 @@ def live_servers(tmp_path_factory):
         pytest.skip(NO_VLLM)
     with Servers([MODELLED, MODELLED, CPU, CPU], tmp_path_factory.mktemp("servers")) as servers:
         yield servers
+
+
+@pytest.fixture
+def fake_vllm(tmp_path, monkeypatch):
+    """A Python that runs the stand-in, whatever module it is asked for."""
+    python = tmp_path / "python"
+    script = Path(__file__).parent / "fake_server.py"
+    python.write_text(f'#!/bin/sh\nshift 2\nexec "{sys.executable}" "{script}" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("ROUTEGYM_VLLM", str(python))
+    return python

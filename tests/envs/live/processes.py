@@ -1,7 +1,15 @@
-"""Which processes of a group are left."""
+"""Start processes, and see which of a group are left."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
 
 
 def members(group):
@@ -24,3 +32,25 @@ def await_none(group, timeout_s=10.0):
     while members(group):
         assert time.monotonic() < deadline, f"group {group} has {members(group)} left"
         time.sleep(0.05)
+
+
+def answers(url):
+    """Whether a server is healthy."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=1) as response:
+            return response.status == 200
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def start(*arguments, **variables):
+    """A Python of ours with these arguments and environment variables."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as for a program that a shell starts
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

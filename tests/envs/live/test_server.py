@@ -1,44 +1,22 @@
 """Servers start together, answer, end, and outlive nobody: with a stand-in for vLLM."""
 
-import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
 
-from envs.live.server import ServerError, Servers, main
+from envs.live.server import ServerError, Servers
 from envs.live.server_options import ServerOptions
 
-from .processes import await_none, members
+from .processes import answers, await_none, members, start
 
 ROOT = Path(__file__).parents[3]
 CPU = ServerOptions(kind="cpu")
 
 
-@pytest.fixture(autouse=True)
-def fake_vllm(tmp_path, monkeypatch):
-    """A Python that runs the stand-in, whatever module it is asked for."""
-    python = tmp_path / "python"
-    script = Path(__file__).parent / "fake_server.py"
-    python.write_text(f'#!/bin/sh\nshift 2\nexec "{sys.executable}" "{script}" "$@"\n')
-    python.chmod(0o755)
-    monkeypatch.setenv("ROUTEGYM_VLLM", str(python))
-    return python
-
-
-def answers(url):
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=1) as response:
-            return response.status == 200
-    except (OSError, urllib.error.URLError):
-        return False
+pytestmark = pytest.mark.usefixtures("fake_vllm")
 
 
 def test_servers_are_up_in_the_block_and_gone_after_it(tmp_path):
@@ -145,18 +123,6 @@ def test_servers_need_names_of_their_own(options, tmp_path):
 # --- programs that end in every way ---
 
 
-def start(*arguments, **variables):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # as for a program that a shell starts
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=os.environ | variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 HOLDER = """
 import sys, time
 from envs.live.server import *
@@ -190,43 +156,3 @@ def test_no_server_outlives_a_parent_that_was_forked(tmp_path):
     for group in groups:
         await_none(group, timeout_s=3.0)
     holder.communicate(timeout=60)
-
-
-def test_the_program_writes_endpoints_until_it_is_interrupted(tmp_path):
-    process = start("-m", "envs.live.server", "kind=cpu", "count=2", f"directory={tmp_path}")
-    assert process.stdout.readline().startswith("2 up: http://127.0.0.1:")
-    following = process.stdout.readline()
-    assert f"cluster=live cluster.endpoints={tmp_path}/endpoints.json" in following
-    endpoints = json.loads((tmp_path / "endpoints.json").read_text())
-    assert list(endpoints) == ["cpu-0", "cpu-1"]
-    assert all(answers(endpoint["url"]) for endpoint in endpoints.values())
-    assert endpoints["cpu-1"]["block_size"] == 32
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert errors == "ended\n"
-    assert not (tmp_path / "endpoints.json").exists()
-    assert not any(answers(endpoint["url"]) for endpoint in endpoints.values())
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["kind=gpu"], "kind is 'gpu', use one of modelled, cpu"),
-        ([], "profile is missing"),
-        (["profile=h1"], "unknown profile 'h1'"),
-        (["kind=cpu", "count=0"], "count is '0'"),
-        (["kind=cpu", "count=2", "port=8000"], "port is one server's own"),
-        (["kind=cpu", "numblocks=3"], "unknown numblocks; there are count, directory, kind"),
-        (["kind=cpu", "num_blocks=many"], "num_blocks is 'many', write a whole number"),
-        (["kind=cpu", "enable_prefix_caching=1"], "enable_prefix_caching is '1', write true or false"),
-        (["kind=cpu", "kind=cpu"], "kind is said twice"),
-        (["cpu"], "'cpu' is no KEY=VALUE"),
-        (["kind="], "'kind=' is no KEY=VALUE"),
-    ],
-)
-def test_bad_words_are_named(words, message, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(words)
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err

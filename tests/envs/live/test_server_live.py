@@ -126,7 +126,7 @@ def test_no_server_outlives_its_parent(live_servers, tmp_path):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as for a program that a shell starts
     holder = start("-c", HOLDER, str(tmp_path / "killed"))
     words = ["kind=modelled", f"profile={PROFILE}", "time_scale=10", f"directory={tmp_path / 'run'}"]
-    program = start("-m", "envs.live.server", *words)
+    program = start("-m", "envs.live.serve", *words)
     group = int(holder.stdout.readline())
     assert len(members(group)) >= 3  # API server, engine core, worker
     holder.kill()
