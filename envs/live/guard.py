@@ -18,8 +18,6 @@ import sys
 import threading
 
 POLL_S = 0.5
-NICENESS = 5
-"""Of the server: the processes of vLLM on a CPU spin, and would keep its clients waiting for a second."""
 
 
 def main(parent: int, command: list[str]) -> int:
@@ -27,22 +25,12 @@ def main(parent: int, command: list[str]) -> int:
     server = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=sys.stderr, stderr=sys.stderr, start_new_session=True
     )
-    _be_nice(server.pid)
     threading.Thread(target=_watch, args=(parent, server.pid), daemon=True).start()
     with contextlib.suppress(BrokenPipeError):
         print(server.pid, flush=True)
     status = server.wait()
     _kill_group(server.pid)  # what the server leaves behind when it dies
     return status if status >= 0 else 128 - status
-
-
-def _be_nice(server: int) -> None:
-    """Let others go first: before the server starts processes of its own, which inherit it."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, server, NICENESS)
-        # Where the kernel shares its time among sessions first, niceness counts only within one.
-        with open(f"/proc/{server}/autogroup", "w") as autogroup:
-            autogroup.write(str(NICENESS))
 
 
 def _watch(parent: int, group: int) -> None:
