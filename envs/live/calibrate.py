@@ -34,8 +34,9 @@ from envs.emulator.step_time import StepTimeLaw
 from envs.live.endpoint import Endpoint
 from envs.live.sweep import MAX_STEPS, CalibrationError, Shape, Sweep
 
-NUM_ROUNDS = 5
-BATCH_ROUNDS = (0, 2, 4)
+NUM_ROUNDS, MAX_ROUNDS = 5, 25
+BATCH_EVERY = 2
+"""Batches are measured in every second round."""
 PREFILL_TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192)
 """About so many, as far as the server takes them in one step."""
 EXTENSION_TOKENS = (256, 1024)
@@ -119,16 +120,22 @@ async def _calibrate(options: Options) -> Calibration:
     async with Sweep(endpoint, np.random.default_rng(options.seed)) as sweep:
         profile = _frame(options, like, sweep)
         shapes = _shapes(profile, sweep.max_model_len)
-        plan = [
-            (number, shape)
-            for number in range(NUM_ROUNDS)
-            for shape in shapes
-            if shape.kind == "prefill" or number in BATCH_ROUNDS
-        ]
         await sweep.warm_up(profile.block_size)
-        for _, shape in tqdm(plan, desc=f"measuring {options.url}", disable=None):
-            if time.monotonic() - began_at_s < options.time_limit_s:
-                await (sweep.measure_prefill if shape.kind == "prefill" else sweep.measure_decode)(shape)
+        with tqdm(total=NUM_ROUNDS, desc=f"rounds of measuring {options.url}", disable=None) as bar:
+            number = 0
+            while number < bar.total and time.monotonic() - began_at_s < options.time_limit_s:
+                for shape in shapes:
+                    if time.monotonic() - began_at_s > options.time_limit_s:
+                        break
+                    if shape.kind == "prefill":
+                        await sweep.measure_prefill(shape)
+                    elif number % BATCH_EVERY == 0:
+                        await sweep.measure_decode(shape)
+                number += 1
+                bar.update()
+                if number == 1:  # a fast server is measured more often
+                    round_s = time.monotonic() - began_at_s
+                    bar.total = max(NUM_ROUNDS, min(MAX_ROUNDS, int(options.time_limit_s / 2 / round_s)))
         await sweep.await_idle()
     return _fitted(profile, shapes, options.time_scale)
 
@@ -200,22 +207,23 @@ def _whole_blocks(num_tokens: int, block_size: int) -> int:
 
 
 def _fitted(profile: Profile, shapes: Sequence[Shape], time_scale: float) -> Calibration:
-    singles = [shape for shape in shapes if shape.kind == "prefill" and shape.ttfts_s]
-    overheads = {
-        shape.num_prompt_tokens: float(np.median(shape.cached_ttfts_s)) - _step_s(shape)
-        for shape in singles
-        if shape.cached_ttfts_s
-    }
-    if not overheads:
+    singles = [shape for shape in shapes if shape.ttfts_s]
+    if not singles:
         raise CalibrationError(
             "no prompt was found in the cache when it was sent again, so that the time of HTTP cannot be told"
             " from that of a step: start the server with prefix caching, and see that nobody else uses it"
         )
-    overhead_s, overhead_token_s = _line(overheads)
+    overhead_s, overhead_token_s = _line(
+        {
+            shape.num_prompt_tokens: _median(cached_s for _, cached_s in shape.ttfts_s) - _step_s(shape)
+            for shape in singles
+        }
+    )
     points = []
     for shape in singles:
-        around_s = overhead_s + overhead_token_s * shape.num_prompt_tokens
-        step_s = float(np.median(shape.ttfts_s)) - overheads.get(shape.num_prompt_tokens, around_s)
+        # A step of many tokens takes no less time than one of a single token.
+        more_s = max(0.0, _median(new_s - cached_s for new_s, cached_s in shape.ttfts_s))
+        step_s = _step_s(shape) + more_s
         points.append(_point("prefill", shape.x, shape.num_context_tokens, step_s / time_scale))
     for shape in shapes:
         if shape.paces:
@@ -238,16 +246,16 @@ def _fitted(profile: Profile, shapes: Sequence[Shape], time_scale: float) -> Cal
 
 
 def _point(kind: str, x: int, num_context_tokens: int, step_s: float) -> Point:
-    if step_s <= 0:
-        raise CalibrationError(
-            f"{kind} of {x} after {num_context_tokens} tokens took {1e3 * step_s:.3g} ms, once what HTTP"
-            " takes is left out: the server is too fast to be measured through this network, or not idle"
-        )
     return Point(kind, x, num_context_tokens, float(f"{1e3 * step_s:.6g}"))
 
 
 def _step_s(shape: Shape) -> float:
-    return float(np.median([pace.step_s for pace in shape.paces]))
+    """Of decode: of the one answer, or of all answers of a batch."""
+    return _median(pace.step_s for pace in shape.paces)
+
+
+def _median(values: Iterable[float]) -> float:
+    return float(np.median(list(values)))
 
 
 def _line(values: Mapping[int, float]) -> tuple[float, float]:

@@ -68,9 +68,8 @@ class Shape:
     """Prefill: new tokens of the one request. Decode: sequences in the batch."""
     num_context_tokens: int
     """Tokens of each request before those."""
-    ttfts_s: list[float] = field(default_factory=list)
-    cached_ttfts_s: list[float] = field(default_factory=list)
-    """The same prompt again; none where nothing was cached."""
+    ttfts_s: list[tuple[float, float]] = field(default_factory=list)
+    """Of a new prompt, and of the same again, where all of it but the last token was found cached then."""
     paces: list[Pace] = field(default_factory=list)
     """Of each answer."""
 
@@ -142,10 +141,9 @@ class Sweep:
         hits_before = (await self._metrics()).num_hit_tokens
         cached_ttft_s, cached_pace = await self._alone(prompt)
         num_hits = (await self._metrics()).num_hit_tokens - hits_before
-        shape.ttfts_s.append(ttft_s)
         shape.paces += [pace, cached_pace]
         if num_hits == len(prompt) - 1:
-            shape.cached_ttfts_s.append(cached_ttft_s)
+            shape.ttfts_s.append((ttft_s, cached_ttft_s))
 
     async def measure_decode(self, shape: Shape) -> None:
         """Measure a batch of requests while all of them decode, then break them off."""
@@ -244,7 +242,7 @@ def _while_all_decode(times: Sequence[Times]) -> list[Times]:
 
 def _num_tokens(times: Times) -> int:
     """After the first of these instants."""
-    return times[-1][1] - times[0][1]
+    return times[-1][1] - times[0][1] if times else 0
 
 
 def _pace(times: Times, num_prompt_tokens: int) -> Pace:
