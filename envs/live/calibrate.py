@@ -183,12 +183,11 @@ def _shapes(profile: Profile, max_model_len: int) -> list[Shape]:
     block_size, num_tokens = profile.block_size, profile.num_blocks * profile.block_size
     longest = min(max_model_len or num_tokens, num_tokens) - MAX_STEPS
     one_step = min(profile.max_num_batched_tokens, longest)
-    lengths = sorted(
-        {_whole_blocks(min(length, one_step - block_size), block_size) for length in PREFILL_TOKENS}
-    )
-    shapes = [Shape("prefill", length + 1, 0) for length in lengths if length > 0]
-    if not shapes:
+    most = one_step - block_size
+    if most < block_size:
         raise CalibrationError(f"a server with room for {num_tokens} tokens is too small to be measured")
+    lengths = sorted({_whole_blocks(min(length, most), block_size) for length in PREFILL_TOKENS})
+    shapes = [Shape("prefill", length + 1, 0) for length in lengths]
     context = lengths[-1] // 2 // block_size * block_size
     for length in EXTENSION_TOKENS:
         num_new = _whole_blocks(length, block_size)

@@ -25,8 +25,8 @@ CPU_DEFAULTS = {
 }
 EXECUTORS = {
     MODELLED: "modelled_executor.ModelledExecutor",
-    # In the engine's own process. The worker that vLLM starts on a CPU otherwise, and the engine that waits for
-    # it, spin: on two cores they kept a client from running for up to 2.5 s, this one for 5 ms.
+    # In the engine's own process. The worker that vLLM starts on a CPU otherwise, and the engine that waits
+    # for it, spin: on two cores they kept a client from running for up to 2.5 s, this one for 5 ms.
     CPU: "vllm.v1.executor.uniproc_executor.UniProcExecutor",
 }
 IN_VLLM = Path(__file__).parent / "in_vllm"
