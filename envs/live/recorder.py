@@ -61,9 +61,9 @@ class Recorder:
     """Writes a recording, part by part.
 
     A part is written whole, flushed to disk and renamed, once it has ``rows_per_part`` decisions or outcomes
-    or its first row is ``seconds_per_part`` old: a crash loses the open part and nothing else. The caller
-    waits for a part to be written, some 10 to 100 ms. A directory that holds a recording of the same cluster
-    is continued with further episodes; what is there is never written over.
+    or its first decision is ``seconds_per_part`` old: a crash loses the open part and nothing else. The
+    caller waits for a part to be written, some 10 to 100 ms. A directory that holds a recording of the same
+    cluster is continued with further episodes; what is there is never written over.
 
     Args:
         directory: Of the recording; made if need be.
@@ -178,9 +178,9 @@ class Recorder:
         """
         if not self._is_open:
             raise RuntimeError("no episode is under way: call begin_episode first")
-        if not self._decisions and not self._outcomes:
-            self._began_s = monotonic()
         row, matrices = len(self._decisions), self._matrices
+        if row == 0:
+            self._began_s = monotonic()
         matrices["instances"][row] = observation["instances"].ravel()
         matrices["request"][row] = observation["request"]
         matrices["mask"][row] = observation["mask"]
