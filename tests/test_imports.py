@@ -16,6 +16,8 @@ MAY_IMPORT = {
 }
 HEAVY = {"aiconfigurator", "grpc", "ray", "vllm", "wandb"}
 FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
+IN_VLLM = ROOT / "envs" / "live" / "in_vllm" / "modelled_executor.py"  # runs in vLLM's Python, never in ours
+OURS = [path for path in FILES if path != IN_VLLM]
 
 
 def name_of(path):
@@ -64,7 +66,7 @@ def test_rules_name_every_package():
     assert packages == MAY_IMPORT.keys()
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@pytest.mark.parametrize("path", OURS, ids=name_of)
 def test_heavy_packages_are_imported_in_functions_only(path):
     for statement in on_import(ast.parse(path.read_text(encoding="utf-8"))):
         assert not set(imported(statement)) & HEAVY, f"line {statement.lineno}"
@@ -84,6 +86,6 @@ class A:
     assert found == ["json", "wandb"]
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@pytest.mark.parametrize("path", OURS, ids=name_of)
 def test_every_module_can_be_imported(path):
     assert Path(import_module(name_of(path)).__file__).samefile(path)

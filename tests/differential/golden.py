@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from envs.live.vllm_python import vllm_python
+
 from .comparison import difference, report
 from .emulation import emulate
-from .oracle import Oracle, vllm_python
+from .oracle import Oracle
 from .scenario import Scenario, random_scenario
 
 FOLDER = Path(__file__).parent / "golden"

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from .scenario import Scenario, rows, tokens
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).parent / "vllm_oracle.py"
-PYTHON_VARIABLE = "ROUTEGYM_VLLM"
-
-
-def vllm_python() -> Path | None:
-    """The Python that has vLLM: what ROUTEGYM_VLLM says, or .venv-vllm of this checkout, if there is one."""
-    named = os.environ.get(PYTHON_VARIABLE)
-    path = Path(named) if named else ROOT / ".venv-vllm" / "bin" / "python"
-    if named and not path.exists():
-        raise FileNotFoundError(f"{PYTHON_VARIABLE} says {named}, and there is no such file")
-    return path if path.exists() else None
 
 
 class Oracle:

@@ -8,10 +8,12 @@ import os
 import numpy as np
 import pytest
 
+from envs.live.vllm_python import NO_VLLM, vllm_python
+
 from .comparison import difference, report, shrunk
 from .emulation import emulate
 from .golden import MODES
-from .oracle import PYTHON_VARIABLE, Oracle, vllm_python
+from .oracle import Oracle
 from .scenario import random_scenario
 
 NUM_SCENARIOS = int(os.environ.get("ROUTEGYM_SCENARIOS", "500"))
@@ -28,7 +30,7 @@ def otherwise(version):
 def oracle():
     python = vllm_python()
     if python is None:
-        pytest.skip(f"no vLLM: `make vllm` installs it, or {PYTHON_VARIABLE} names a Python that has it")
+        pytest.skip(NO_VLLM)
     oracle = Oracle(python)
     yield oracle
     oracle.close()

@@ -1,0 +1,133 @@
+"""What servers say of themselves at the start: which model, and how large."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from envs.cluster import InstanceTraits
+from envs.emulator.profile import Profile, ProfileError, load
+from envs.emulator.step_time import decode_step_s, prefill_tokens_per_s
+from envs.live.client import Client, NoAnswerError
+from envs.live.endpoint import Endpoint
+from envs.live.limits import Limits
+from envs.live.metrics import cache_config
+
+FALLBACK = {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
+"""Where neither the endpoint nor a profile says, as no server does: vLLM's ``SchedulerConfig``, roughly."""
+
+
+class Known(NamedTuple):
+    """An instance as it is asked and as policies see it."""
+
+    model: str
+    traits: InstanceTraits
+
+
+def discover(endpoints: Sequence[Endpoint], limits: Limits, speed_factor: float) -> list[Known]:
+    """Ask every endpoint, all at once.
+
+    Raises:
+        ValueError: One cannot be reached, refuses, or leaves open what must be known; names the endpoint and
+            the mend.
+    """
+
+    async def all_of_them() -> list[Known]:
+        return await asyncio.gather(*[_discover(each, limits, speed_factor) for each in endpoints])
+
+    with ThreadPoolExecutor(1) as pool:  # the caller may have a loop of its own, as notebooks do
+        return pool.submit(asyncio.run, all_of_them()).result()
+
+
+async def _discover(endpoint: Endpoint, limits: Limits, speed_factor: float) -> Known:
+    client = Client(endpoint, limits, speed_factor)
+    try:
+        models = _models(endpoint, await client.get("/v1/models", limits.connect_timeout_s))
+        config = cache_config(await _metrics(client))
+    except NoAnswerError as error:
+        raise ValueError(f"{endpoint}: {error}; {_mend(error.status)}") from None
+    finally:
+        await client.close()
+    entry = models[0] if endpoint.model is None else {m["id"]: m for m in models}.get(endpoint.model)
+    if entry is None:
+        raise ValueError(
+            f"{endpoint}: model is {endpoint.model!r}, the server has {', '.join(m['id'] for m in models)}"
+        )
+    return Known(entry["id"], _traits(endpoint, entry, config))
+
+
+async def _metrics(client: Client) -> str:
+    try:
+        return await client.get("/metrics", client.limits.connect_timeout_s)
+    except NoAnswerError as error:
+        if error.status is None:
+            raise
+        return ""  # then the configuration must say it all
+
+
+def _models(endpoint: Endpoint, text: str) -> list[dict[str, Any]]:
+    try:
+        models: list[dict[str, Any]] = json.loads(text)["data"]
+        if models and all(isinstance(model["id"], str) for model in models):
+            return models
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{endpoint}: /v1/models lists no model; is it the url of an OpenAI-compatible server?")
+
+
+def _mend(status: int | None) -> str:
+    if status is None:
+        return "start the server, or mend the endpoint's url"
+    if status in (401, 403):
+        return "put the name of the environment variable that holds the API key into api_key_env"
+    return "is it the url of an OpenAI-compatible server?"
+
+
+def _traits(endpoint: Endpoint, model: dict[str, Any], config: dict[str, str]) -> InstanceTraits:
+    profile = _profile(endpoint)
+    said: dict[str, int | None] = {
+        "num_blocks": _whole(config.get("num_gpu_blocks")),
+        "block_size": _whole(config.get("block_size")),
+        "max_model_len": _whole(model.get("max_model_len")),
+        "max_num_seqs": profile.max_num_seqs if profile else FALLBACK["max_num_seqs"],
+        "max_num_batched_tokens": (
+            profile.max_num_batched_tokens if profile else FALLBACK["max_num_batched_tokens"]
+        ),
+    }
+    sizes = {key: getattr(endpoint, key) or value for key, value in said.items()}
+    missing = [key for key, value in sizes.items() if value is None]
+    if missing:
+        raise ValueError(
+            f"{endpoint}: the server does not say its {', '.join(missing)}; set it for the endpoint"
+        )
+    prefix_caching = endpoint.prefix_caching
+    if prefix_caching is None:
+        prefix_caching = config.get("enable_prefix_caching", "True") == "True"
+    whole = {key: int(value) for key, value in sizes.items() if value is not None}
+    return InstanceTraits(
+        name=endpoint.name,
+        prefix_caching=prefix_caching,
+        prefill_tokens_per_s=(
+            prefill_tokens_per_s(profile.law, whole["max_num_batched_tokens"]) if profile else 0.0
+        ),
+        decode_step_s=decode_step_s(profile.law) if profile else 0.0,
+        **whole,
+    )
+
+
+def _profile(endpoint: Endpoint) -> Profile | None:
+    try:
+        return None if endpoint.profile is None else load(endpoint.profile)
+    except ProfileError as error:
+        raise ValueError(f"{endpoint}: profile: {error}") from error
+
+
+def _whole(value: object) -> int | None:
+    try:
+        number = int(str(value))
+    except ValueError:
+        return None
+    return number if number > 0 else None
