@@ -1,10 +1,10 @@
-"""Recordings as workloads; that they replay to the same ledger is tested in tests/agents/test_recording.py."""
+"""Recordings as workloads; tests/agents/test_recording.py compares ledgers."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.cluster import InstanceTraits, Request, Slo
@@ -107,7 +107,7 @@ def test_content_of_answers_is_kept(tmp_path):
     again = popped(workload(record(tmp_path, ANSWERED)))
     assert [len(one.block_hashes) for one in again] == [4, 5, 3]
     assert shared(again) == shared(ANSWERED)
-    assert all(0 < value for one in again for value in one.block_hashes)
+    assert all(value > 0 for one in again for value in one.block_hashes)
 
 
 def test_clipped_requests_know_no_more_than_is_left(tmp_path):
@@ -124,10 +124,13 @@ def test_repeats_share_nothing(tmp_path):
     first, second, third = (
         set(np.concatenate([o.block_hashes for o in again[k : k + 3]])) for k in (0, 3, 6)
     )
-    assert not (first & second or first & third or second & third)
+    assert not first & second
+    assert not first & third
+    assert not second & third
     assert shared(again[3:6]) == shared(ANSWERED)
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_any_stretch_has_its_own_blocks(tmp_path_factory, seed):
     rng = np.random.default_rng(seed)
