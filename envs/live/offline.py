@@ -60,6 +60,11 @@ _OF_OUTCOME = (
     "observed_at_s",
     *(name for name in Feedback._fields if name not in ("decision_id", "instance")),
 )
+_COLUMNS = (
+    *_OF_DECISION,
+    *_OF_REQUEST,
+    *("seed", "instance", "instances", "request", "mask", "propensities", "scores"),
+)
 _ALIKE = ("schema_hash", "max_instances", "instances")
 """Keys of the headers in which recordings of one dataset must agree."""
 
@@ -151,7 +156,7 @@ def _episodes(
     recording: Recording, minari: Any, failed_ttft_s: float | None, counts: dict[str, int]
 ) -> Iterator[Any]:
     """The episodes of a recording that have a step, as Minari's buffers."""
-    decisions, outcomes = recording.decisions(), recording.outcomes()
+    decisions, outcomes = recording.decisions(_COLUMNS), recording.outcomes()
     for episode in np.unique(decisions["episode"].to_numpy()):
         made, known = (
             table.filter(pa.array(table["episode"].to_numpy() == episode)).combine_chunks()

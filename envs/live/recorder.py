@@ -174,7 +174,7 @@ class Recorder:
             scores: What the policy thought of each.
             at_s: Instant of the decision.
             router: On which the request landed.
-            num_outcomes_learned: Outcomes that the policy has learned from, if it learns while it routes.
+            num_outcomes_learned: Outcomes told to the policy, all routers together, if it learns of them.
         """
         if not self._is_open:
             raise RuntimeError("no episode is under way: call begin_episode first")
@@ -272,8 +272,9 @@ class Recorder:
         num = len(self._decisions)
         names = [name for name in self._schema.names if name not in (*_MATRICES, "block_hashes")]
         scalars = _table(self._decisions, pa.schema([self._schema.field(name) for name in names]))
-        offsets = np.cumsum([0, *(len(hashes) for hashes in self._hashes)], dtype=np.int32)
-        flat = np.concatenate(self._hashes) if self._hashes else np.empty(0, np.int64)
+        hashes = self._hashes[:num]  # Ctrl-C may have come within a decision
+        offsets = np.cumsum([0, *(len(blocks) for blocks in hashes)], dtype=np.int32)
+        flat = np.concatenate(hashes) if hashes else np.empty(0, np.int64)
         columns = {
             **{name: scalars[name] for name in names},
             "block_hashes": pa.ListArray.from_arrays(offsets, flat),

@@ -100,6 +100,9 @@ def load(path: str | Path, episode: int = 0, *, on_bad_part: OnBadPart = "error"
     of_prompt = np.minimum(nums, column("num_prompt_tokens") // recording.block_size)
     in_prompt = np.arange(len(ids)) - np.repeat(offsets[:-1], nums) < np.repeat(of_prompt, nums)
     notes = [f"recording {path}, episode {episode}"]
+    outcomes = recording.outcomes()
+    if not (outcomes["is_last"].to_numpy() & (outcomes["episode"].to_numpy() == episode)).any():
+        notes.append("which broke off")
     if recording.num_skipped_parts:
         notes.append(f"{recording.num_skipped_parts} unreadable parts skipped")
     times = np.sort(arrived_at_s)

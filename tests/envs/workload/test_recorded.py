@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.cluster import InstanceTraits, Request, Slo
+from envs.feedback import Feedback
 from envs.live.recorder import Recorder
 from envs.live.recording import RecordingError
 from envs.observation import observation_space
@@ -17,16 +18,19 @@ from envs.workload.replay import Replay
 BLOCK = 4
 TRAITS = [InstanceTraits("a", 100, BLOCK, 8, 512, 2048, True, 1000.0, 0.01)]
 HALF = np.full(1, 0.5)
+OUTCOME = Feedback(0, 0.5, 0, 9, 5, 0, 0, 10.0, 0.5, 0.1, 1.0, True, 0, "")
 BLANK = {name: np.zeros(space.shape, space.dtype) for name, space in observation_space(1).items()}
 
 
 def record(directory, *episodes, **options):
-    """Each episode is a list of requests, in the order in which they were decided."""
+    """Each episode is a list of requests, in the order in which they were decided; all but the last end."""
     with Recorder(directory, TRAITS, 1, "it@1", **options) as recorder:
         for seed, requests in enumerate(episodes):
             recorder.begin_episode(seed)
             for request in requests:
                 recorder.decided(request, BLANK, 0, HALF, HALF, request.arrived_at_s)
+            if seed < len(episodes) - 1:
+                recorder.learned([OUTCOME], 99.0, True)
     return str(directory)
 
 
@@ -59,7 +63,7 @@ PLAIN = [
 
 
 def test_requests_come_as_they_were(tmp_path):
-    stream = workload(record(tmp_path, PLAIN))
+    stream = workload(record(tmp_path, PLAIN, PLAIN[:1]))
     assert type(stream) is Replay
     assert (stream.block_size, stream.num_requests) == (BLOCK, 4)
     assert stream.notes == (f"recording {tmp_path}, episode 0",)
@@ -151,6 +155,8 @@ def test_any_stretch_has_its_own_blocks(tmp_path_factory, seed):
 
 def test_episode_is_chosen(tmp_path):
     path = record(tmp_path, PLAIN[:1], PLAIN[1:])
+    assert "which broke off" in workload(path, episode=1).notes
+    assert "which broke off" not in workload(path).notes
     assert (len(load(path).trace), len(load(path, 1).trace)) == (1, 3)
     with pytest.raises(
         RecordingError, match=r"has no decision of episode 2: choose of its episodes \(0, 1\)"
@@ -166,7 +172,7 @@ def test_bad_parts_are_named_or_skipped_and_counted(tmp_path):
     with pytest.raises(RecordingError, match=r"000001.parquet: not a whole part of a recording"):
         workload(path)
     stream = workload(path, on_bad_part="skip")
-    assert stream.notes[1] == "2 unreadable parts skipped"
+    assert stream.notes[1:] == ("which broke off", "2 unreadable parts skipped")
     assert [one.session_id for one in popped(stream)] == [0, 3]
 
 
