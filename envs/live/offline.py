@@ -119,7 +119,8 @@ def write_dataset(
                     f"{recording.directory} and {read[0].directory} differ in {key}: make a dataset of each"
                 )
     counts = {"episodes": 0, "steps": 0, "cut_decisions": 0, "skipped_parts": 0}
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.part")
+    # In full: Minari 0.5 measures its files at a relative path joined to itself.
+    temporary = output.absolute().with_name(f".{output.name}.{os.getpid()}.part")
     try:
         temporary.mkdir(parents=True)
         space = observation_space(header["max_instances"])

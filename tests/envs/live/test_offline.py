@@ -164,9 +164,10 @@ def test_what_does_not_fit_is_named(tmp_path):
         write_dataset([tmp_path / "recording"], tmp_path / "d-v0")
 
 
-def test_program(tmp_path, capsys):
+def test_program(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     record(tmp_path / "recording", num_decisions=5)
-    offline.main([f"recording={tmp_path}/recording", f"output={tmp_path}/sets/toy-v1"])
+    offline.main(["recording=recording", "output=sets/toy-v1"])
     output = capsys.readouterr().out
     assert output.startswith("1 episodes, 5 steps\n")
     assert 'and minari.load_dataset("toy-v1")' in output
