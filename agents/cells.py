@@ -148,13 +148,14 @@ def _make(plain: Any, directory: Path, cell: Cell, key: str) -> None:
             version = f"{cell.policy}@{key[:16]}"
             recorder = stack.enter_context(recorder_of(env, cell.recording(directory), version))
         rollout = play(env, build_policy(config, cell.policy), cell.seed, recorder)
+        cluster_counters = dict(env.cluster.counters())
     decision_us = 1e6 * rollout.decision_s
     side = {
         "key": key,
         "counters": dict(rollout.counters),
         "num_instances": len(env.cluster.traits),
         "workload_notes": list(env.workload.notes),
-        "cluster_counters": dict(env.cluster.counters()),
+        "cluster_counters": cluster_counters,
         "decision_us_mean": float(decision_us.mean()),
         "decision_us_p99": float(np.percentile(decision_us, 99)),
     }
