@@ -29,6 +29,8 @@ class Endpoint:
     """Whether requests carry their priority; servers without ``--scheduling-policy priority`` refuse that."""
     time_scale: float = 1.0
     """How many times slower than its profile: of a modelled device that is slowed down."""
+    async_scheduling: bool = True
+    """For its twin: whether it schedules a step while the last one runs. vLLM does on GPUs, not on CPUs."""
     kv_events: str | None = None
     """ZMQ address at which it publishes its KV events, as the subscriber connects."""
     max_num_seqs: int | None = None

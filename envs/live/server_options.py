@@ -139,6 +139,7 @@ class ServerOptions:
         described = {"url": url} | ({"profile": self.profile} if self.profile is not None else {})
         return described | {
             "time_scale": self.time_scale,
+            "async_scheduling": False,
             "kv_events": kv_events,
             **self.sizes,
             "prefix_caching": self.enable_prefix_caching,

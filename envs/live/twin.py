@@ -16,7 +16,6 @@ from envs.world import World
 def cluster(
     endpoints: str | Mapping[str, Any],
     scrape_interval_s: float = 0.1,
-    async_scheduling: bool = True,
     network_delay_s: float = 0.0,
     world: World | None = None,
 ) -> EmulatedCluster:
@@ -25,8 +24,6 @@ def cluster(
     Args:
         endpoints: As of ``envs.live.fleet.cluster``; each must name a profile.
         scrape_interval_s: How often the gauges are read.
-        async_scheduling: Whether the engines schedule a step while the last one runs: vLLM does so on GPUs,
-            and not on CPUs (where local servers run).
         network_delay_s: What a request and its tokens take on their way beside the engine's steps, each way:
             half of what ``envs.live.calibrate`` calls the overhead of a request.
         world: What goes wrong; it brings its own network delay.
@@ -50,7 +47,7 @@ def cluster(
                 max_num_batched_tokens=traits.max_num_batched_tokens,
                 max_model_len=min(traits.max_model_len, traits.num_blocks * traits.block_size),
                 prefix_caching=traits.prefix_caching,
-                async_scheduling=async_scheduling,
+                async_scheduling=endpoint.async_scheduling,
             )
         )
     if network_delay_s and world is not None:

@@ -28,7 +28,7 @@ def test_hits_without_overlap_are_exactly_the_emulators(live_servers, place):
     endpoint = live_servers.endpoints()[name] | {"profile": "h100_llama-3.1-8b"}
     server = live_servers[place]
     live = fleet.cluster({name: endpoint})
-    emulated = twin.cluster({name: endpoint}, async_scheduling=False)
+    emulated = twin.cluster({name: endpoint})
     block_size = live.traits[0].block_size
     try:
         live.reset(np.random.default_rng(3))

@@ -102,8 +102,6 @@ def test_fidelity_runs(live_servers, tmp_path):
         tmp_path / "run",
         *SMALL,
         f"live.endpoints={path}",
-        f"emulated.endpoints={path}",
-        "emulated.async_scheduling=false",
         "workload.rate_per_s=20",
         "workload.num_requests=60",
         "+agent@policies.round_robin=round_robin",
