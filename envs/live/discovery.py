@@ -89,7 +89,7 @@ def _mend(status: int | None) -> str:
 def _traits(endpoint: Endpoint, model: dict[str, Any], config: dict[str, str]) -> InstanceTraits:
     profile = _profile(endpoint)
     said: dict[str, int | None] = {
-        "num_blocks": _whole(config.get("num_gpu_blocks")),
+        "num_blocks": _usable_blocks(config.get("num_gpu_blocks")),
         "block_size": _whole(config.get("block_size")),
         "max_model_len": _whole(model.get("max_model_len")),
         "max_num_seqs": profile.max_num_seqs if profile else FALLBACK["max_num_seqs"],
@@ -123,6 +123,12 @@ def _profile(endpoint: Endpoint) -> Profile | None:
         return None if endpoint.profile is None else load(endpoint.profile)
     except ProfileError as error:
         raise ValueError(f"{endpoint}: profile: {error}") from error
+
+
+def _usable_blocks(num_gpu_blocks: object) -> int | None:
+    """vLLM counts its null block, which no request can have (``vllm/v1/core/block_pool.py``)."""
+    number = _whole(num_gpu_blocks)
+    return None if number is None else max(number - 1, 1)
 
 
 def _whole(value: object) -> int | None:

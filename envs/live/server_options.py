@@ -138,6 +138,7 @@ class ServerOptions:
         """What a router must know of the server, in the words of ``conf/cluster/live.yaml``."""
         described = {"url": url} | ({"profile": self.profile} if self.profile is not None else {})
         return described | {
+            "time_scale": self.time_scale,
             "kv_events": kv_events,
             **self.sizes,
             "prefix_caching": self.enable_prefix_caching,

@@ -34,7 +34,7 @@ def test_hits_without_overlap_are_exactly_the_emulators(live_servers, place):
         live.reset(np.random.default_rng(3))
         hits_before = metric(server.port, "vllm:prefix_cache_hits_total")
         total = 0
-        for request in requests(np.random.default_rng(7), 60, block_size):
+        for request in requests(np.random.default_rng(7), 40, block_size):
             completions = []
             for cluster in (live, emulated):
                 arrived = Request(
