@@ -68,6 +68,19 @@ def test_suspended_servers_answer_when_resumed_and_can_be_ended(tmp_path):
     assert members(group) == []
 
 
+def test_a_server_without_its_guard_is_ended_too(tmp_path):
+    with Servers([CPU], tmp_path) as servers:
+        server = servers[0]
+        guard = int(Path(f"/proc/{server.group}/stat").read_text().rpartition(") ")[2].split()[1])
+        os.kill(guard, signal.SIGKILL)
+        with pytest.raises(ServerError, match="ended with status -9"):
+            while True:
+                server.is_healthy()
+        group = server.group
+        assert members(group)
+    await_none(group)
+
+
 def test_what_ends_at_once_is_quoted(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_SERVER", "die")
     with (
