@@ -21,7 +21,10 @@ pytestmark = pytest.mark.live
 ROOT = Path(__file__).parents[3]
 STEPS = [  # prefill tokens, pairs, decodes, context
     *((tokens, attended_pairs(tokens, 0), 0, 0) for tokens in (100, 300, 1000, 3000, 8000)),
-    *((0, 0, size, size * context) for size in (1, 8, 24) for context in (100, 1000, 4000)),
+    *(
+        (0, 0, size, size * context)
+        for size, context in ((1, 100), (1, 4000), (4, 4000), (8, 1000), (24, 500))
+    ),
     (1000, attended_pairs(1000, 4000), 10, 10000),
 ]
 

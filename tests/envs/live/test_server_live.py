@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -80,9 +81,12 @@ def test_just_the_blocks_that_were_asked_for_can_be_used(live_servers):
     server = live_servers[1]
     assert server.options.num_blocks == 1024
     num_before = metric(server.port, "vllm:num_preemptions_total")
-    # Each of the first two holds 512 blocks from its 8177th token on; the third must wait for one of them.
-    prompts = [random_prompt([4, seed], 8178) for seed in range(2)] + [random_prompt(4, 15)]
-    first, second, third = stream_all(server.port, prompts, 10)
+    with ThreadPoolExecutor(3) as pool:  # each of the first two holds 512 blocks, and the third must wait
+        long = [pool.submit(stream, server.port, random_prompt([4, seed], 8178), 10) for seed in range(2)]
+        while metric(server.port, "vllm:num_requests_running") < 2:
+            time.sleep(0.02)
+        third = pool.submit(stream, server.port, random_prompt(4, 15), 10).result()
+        first, second = (future.result() for future in long)
     assert metric(server.port, "vllm:num_preemptions_total") == num_before
     assert len(third.token_at_s) == 10
     rows = [row for row in steps(server) if len(row["scheduled"]) == 3]
