@@ -124,7 +124,8 @@ async def _calibrate(options: Options) -> Calibration:
         with tqdm(total=NUM_ROUNDS, desc=f"rounds of measuring {options.url}", disable=None) as bar:
             number = 0
             while number < bar.total and time.monotonic() - began_at_s < options.time_limit_s:
-                for shape in shapes:
+                for at in sweep.rng.permutation(len(shapes)):  # so that none always follows the same other
+                    shape = shapes[at]
                     if time.monotonic() - began_at_s > options.time_limit_s:
                         break
                     if shape.kind == "prefill":

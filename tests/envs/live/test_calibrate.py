@@ -12,6 +12,8 @@ from envs.live import calibrate
 from envs.live.calibrate import Options, main, parse
 from envs.live.sweep import CalibrationError, Pace, Shape, _pace, _while_all_decode
 
+from .fake_vllm import FakeVllm
+
 PROFILE = load("h100_llama-3.1-8b")
 OVERHEAD_S, OVERHEAD_TOKEN_S = 0.004, 2e-6
 
@@ -141,3 +143,63 @@ def test_what_cannot_be_measured_is_one_line(words, message, capsys, tmp_path, m
     assert errors.count("\n") == 1
     assert re.search(message, errors), errors
     assert list(tmp_path.iterdir()) == []
+
+
+# --- servers that are not as they should be ---
+
+
+@pytest.fixture
+def fake():
+    with FakeVllm() as server:
+        yield server
+
+
+def test_a_server_that_finds_nothing_cached_is_refused(fake):
+    with pytest.raises(CalibrationError, match="start the server with prefix caching"):
+        calibrate.calibrate(Options(fake.url, time_limit_s=1))
+    assert fake.num_running == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("500", "http 500 to a request for tokens"),
+        ("cut", r"does not answer as it should \(ClientPayloadError"),
+        ("not_sse", r"does not answer as it should \(MalformedStreamError"),
+        ("error_in_stream", r"does not answer as it should \(ErrorInStreamError"),
+        ("no_tokens", "an answer without tokens"),
+    ],
+)
+def test_what_breaks_while_it_is_measured_is_told(fake, fault, message):
+    fake.faults = [""] * 8  # the warm-up, and something of the first round
+    fake.fault = fault
+    with pytest.raises(CalibrationError, match=rf"endpoint 'measured' \({fake.url}\).*{message}"):
+        calibrate.calibrate(Options(fake.url))
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"metrics": {"running": "2.0"}}, {}, r"is busy \(2 requests running, 0 waiting\)"),
+        ({"metrics": {"usage": "nan"}}, {}, "/metrics cannot be used: vllm:kv_cache_usage_perc is nan"),
+        ({"metrics_status": 500}, {}, "http 500 to /metrics"),
+        ({"api_key": "secret"}, {}, "http 401 to /v1/models"),
+        ({}, {"model": "large"}, "serves tiny, not large"),
+        ({}, {"max_num_batched_tokens": 16}, "too small to be measured"),
+    ],
+)
+def test_a_server_that_cannot_be_measured_is_told_at_once(fake, changes, options, message):
+    for name, value in changes.items():
+        setattr(fake, name, value)
+    with pytest.raises(CalibrationError, match=message):
+        calibrate.calibrate(Options(fake.url, **options))
+    assert not any(len(body["prompt"]) > 16 for body in fake.bodies)
+
+
+def test_the_api_key_is_sent_and_not_told(fake, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "secret")
+    fake.api_key = "secret"
+    with pytest.raises(CalibrationError, match="prefix caching") as raised:
+        calibrate.calibrate(Options(fake.url, api_key_env="MY_KEY", time_limit_s=0.5))
+    assert all(headers["Authorization"] == "Bearer secret" for headers in fake.headers)
+    assert "secret" not in str(raised.value)
