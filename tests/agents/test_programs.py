@@ -91,7 +91,7 @@ def test_every_option_composes_and_is_built(group, option, tmp_path, monkeypatch
     assert OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     if option in LIVE:
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(ValueError, match="there is no file runs/live/endpoints.json"):
+        with pytest.raises(ValueError, match=r"there is no file runs/live/endpoints\.json"):
             build(config[group], group)
     elif group in ("agent", "cluster", "reward"):
         build(config[group], group)
