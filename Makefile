@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference test vllm differential live bench bench-live bench-peers lint types clean
+.PHONY: help demo check-demo reference test vllm differential live fidelity bench bench-live bench-peers lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -55,6 +55,10 @@ differential: $(VENV)/.installed vllm  ## Compare the emulator with vLLM's own s
 
 live: $(VENV)/.installed vllm  ## Test against real vLLM servers, which it starts and ends.
 	$(BIN)/python -m pytest -m live tests/envs/live
+
+fidelity: $(VENV)/.installed vllm  ## Compare the emulator with real vLLM servers on modelled GPUs (half an hour).
+	$(BIN)/python -m envs.live.serve kind=modelled profile=h100_llama-3.1-8b,l40s_llama-3.1-8b time_scale=4 \
+	  max_model_len=16384 -- $(BIN)/routegym-fidelity experiment=fidelity
 
 bench: $(VENV)/.installed  ## Measure the emulator and the environment on one core.
 	$(BIN)/python -m tests.benchmarks.bench_emulator

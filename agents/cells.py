@@ -13,7 +13,7 @@ import multiprocessing
 import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +28,10 @@ from agents.files import read_json, write_json, write_parquet
 from agents.online import load_learner
 from agents.policy import Learner, Policy, Trainable
 from agents.program import use_one_thread
+from agents.recording import recorder_of
 from agents.rollout import play
 from conf.build import ConfigError, build
+from envs.live.recording import HEADER
 
 
 class Cell(NamedTuple):
@@ -41,6 +43,10 @@ class Cell(NamedTuple):
     def path(self, directory: Path) -> Path:
         """Its ledger's file."""
         return directory / "cells" / f"{self.policy}-{self.seed}.parquet"
+
+    def recording(self, directory: Path) -> Path:
+        """Directory of its recording, where ``record`` asks for one."""
+        return directory / "recordings" / f"{self.policy}-{self.seed}"
 
 
 def build_policy(config: DictConfig, name: str) -> Policy:
@@ -72,12 +78,13 @@ def read(directory: Path, cell: Cell) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def run(config: DictConfig, directory: Path) -> list[Cell]:
-    """Make the cells of all policies and seeds that are not there; return all."""
+    """Make the cells of all policies and seeds that are not there, or not recorded as asked; return all."""
     keys = _keys(config)
     missing = []
     for cell, key in keys.items():
         held = _held_key(cell.path(directory))
-        if held != key:
+        recorded = not config.get("record") or (cell.recording(directory) / HEADER).exists()
+        if held != key or not recorded:
             missing.append(cell)
         if held not in ("", key):
             print(f"{cell.policy}, seed {cell.seed}: made of something else before; made anew")
@@ -135,15 +142,20 @@ def _make(plain: Any, directory: Path, cell: Cell, key: str) -> None:
     config = OmegaConf.create(plain)
     path = cell.path(directory)
     path.unlink(missing_ok=True)
-    with closing(build_env(config)) as env:
-        rollout = play(env, build_policy(config, cell.policy), cell.seed)
+    with closing(build_env(config)) as env, ExitStack() as stack:
+        recorder = None
+        if config.get("record"):
+            version = f"{cell.policy}@{key[:16]}"
+            recorder = stack.enter_context(recorder_of(env, cell.recording(directory), version))
+        rollout = play(env, build_policy(config, cell.policy), cell.seed, recorder)
+        cluster_counters = dict(env.cluster.counters())
     decision_us = 1e6 * rollout.decision_s
     side = {
         "key": key,
         "counters": dict(rollout.counters),
         "num_instances": len(env.cluster.traits),
         "workload_notes": list(env.workload.notes),
-        "cluster_counters": dict(env.cluster.counters()),
+        "cluster_counters": cluster_counters,
         "decision_us_mean": float(decision_us.mean()),
         "decision_us_p99": float(np.percentile(decision_us, 99)),
     }

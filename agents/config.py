@@ -28,6 +28,7 @@ class TrainConfig:
     agent: Any = MISSING
     logger: Any = MISSING
     world: Any = None
+    record: bool = False
 
 
 @dataclass
@@ -47,6 +48,7 @@ class EvaluateConfig:
     workload: Any = MISSING
     reward: Any = MISSING
     world: Any = None
+    record: bool = False
     policies: dict[str, Any] = field(default_factory=dict)
 
 

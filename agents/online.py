@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from agents import checkpoint
 from agents.policy import Learner
 from agents.rollout import finish, policy_rng, replay
+from envs.live.recorder import Recorder
 from envs.routing import RoutingEnv
 
 CHECKPOINT = "learner.npz"
@@ -26,6 +27,7 @@ def learn_online(
     total_timesteps: int | None,
     checkpoint_every: int,
     progress: Progress,
+    make_recorder: Callable[[RoutingEnv], Recorder] | None = None,
 ) -> None:
     """Route whole episodes until ``total_timesteps`` decisions are made (null: one episode).
 
@@ -33,20 +35,29 @@ def learn_online(
     decisions and each episode, holds the learner and the episode's decisions so far: a killed run replays
     those, goes on from there and ends in the same bytes. (On a live cluster nothing can be replayed: it
     goes on in a new episode with what was learned.) ``progress`` is told the number of decisions made, with
-    the episode's figures at its end and nothing in between.
+    the episode's figures at its end and nothing in between. Where decisions are recorded, those
+    before a checkpoint are on disk before it is.
     """
-    with closing(make_env(0)) as env:
-        run = _Run(learner, env, seed, directory / CHECKPOINT, checkpoint_every, progress)
+    with closing(make_env(0)) as env, ExitStack() as stack:
+        recorder = stack.enter_context(make_recorder(env)) if make_recorder is not None else None
+        run = _Run(learner, env, seed, directory / CHECKPOINT, checkpoint_every, progress, recorder)
         while run.num_episodes == 0 or run.num_decisions < (total_timesteps or 0):
             run.play_episode()
 
 
 class _Run:
     def __init__(
-        self, learner: Learner, env: RoutingEnv, seed: int, path: Path, every: int, progress: Progress
+        self,
+        learner: Learner,
+        env: RoutingEnv,
+        seed: int,
+        path: Path,
+        every: int,
+        progress: Progress,
+        recorder: Recorder | None,
     ) -> None:
         self.learner, self.env, self.seed = learner, env, seed
-        self.path, self.every, self.progress = path, every, progress
+        self.path, self.every, self.progress, self.recorder = path, every, progress, recorder
         self.num_episodes = self.num_decisions = 0  # those of whole episodes
         self.instances: Sequence[int] = ()  # chosen in the episode that was under way
         self.propensities: Sequence[float] = ()
@@ -67,7 +78,10 @@ class _Run:
         if not self.instances:  # else the learner's state is of within the episode
             self.learner.reset(policy_rng(episode_seed))
         begun = replay(self.env, episode_seed, self.instances, self.propensities)
-        rollout = finish(self.env, self.learner, begun, self._after_decision)
+        if self.recorder is not None:
+            self.recorder.begin_episode(episode_seed, len(self.instances))
+        num_learned = self.num_decisions
+        rollout = finish(self.env, self.learner, begun, self._after_decision, self.recorder, num_learned)
         self.num_episodes += 1
         self.num_decisions += len(rollout.ledger)
         self._save((), ())
@@ -82,6 +96,8 @@ class _Run:
         self.progress(self.num_decisions + len(instances), {})
 
     def _save(self, instances: Sequence[int], propensities: Sequence[float]) -> None:
+        if self.recorder is not None:
+            self.recorder.flush()
         state = {
             "num_episodes": self.num_episodes,
             "num_decisions": self.num_decisions,

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from agents.per_router import PerRouter
-from agents.policy import Policy
+from agents.policy import Learner, Policy
 from envs.feedback import Feedback
+from envs.live.recorder import Recorder
 from envs.observation import Observation
 from envs.routing import RoutingEnv
 
@@ -89,17 +90,35 @@ def finish(
     policy: Policy,
     begun: Begun,
     after_decision: Callable[[Sequence[int], Sequence[float]], None] | None = None,
+    recorder: Recorder | None = None,
+    num_learned: int | None = None,
 ) -> Rollout:
     """Let ``policy`` route the rest of an episode.
 
-    ``after_decision`` is called after each with the episode's instances and propensities so far.
+    ``after_decision`` is called after each with the episode's instances and propensities so far. A
+    ``recorder``, whose episode has begun, changes nothing of this; ``num_learned`` tells it how many outcomes
+    the policy had learned from before the episode, null: it learns nothing.
     """
     decision_s: list[float] = []
     while not begun.done:
         began_s = perf_counter()
         decision = policy.act(begun.observation)
         decision_s.append(perf_counter() - began_s)
-        policy.observe(begun.step(env, decision.instance, decision.propensity))
+        if recorder is not None:
+            recorder.decided(
+                env.request,
+                begun.observation,
+                decision.instance,
+                decision.propensities,
+                decision.scores,
+                env.cluster.now_s,
+                env.router,
+                0 if num_learned is None else num_learned + len(begun.outcomes),
+            )
+        known = begun.step(env, decision.instance, decision.propensity)
+        if recorder is not None:
+            recorder.learned(known, env.cluster.now_s, begun.done)
+        policy.observe(known)
         if after_decision is not None:
             after_decision(begun.instances, begun.propensities)
     ledger = pd.DataFrame.from_records(begun.outcomes, columns=list(Feedback._fields))
@@ -107,9 +126,12 @@ def finish(
     return Rollout(ledger, dict(policy.counters()), np.array(decision_s))
 
 
-def play(env: RoutingEnv, policy: Policy, seed: int) -> Rollout:
+def play(env: RoutingEnv, policy: Policy, seed: int, recorder: Recorder | None = None) -> Rollout:
     """Let ``policy`` route the stream of ``seed`` from its start to its end; a copy of it per router."""
+    num_learned = 0 if isinstance(policy, Learner) else None
     if env.num_routers > 1:
         policy = PerRouter(policy, env.num_routers, lambda: env.router)
     policy.reset(policy_rng(seed))
-    return finish(env, policy, replay(env, seed, (), ()))
+    if recorder is not None:
+        recorder.begin_episode(seed)
+    return finish(env, policy, replay(env, seed, (), ()), None, recorder, num_learned)

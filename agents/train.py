@@ -9,12 +9,12 @@ and ``learning_curve.png``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from agents.build_env import build_env
@@ -24,8 +24,11 @@ from agents.online import learn_online
 from agents.plots import learning_curve
 from agents.policy import Learner, Trainable
 from agents.program import program
+from agents.recording import digest, recorder_of
 from agents.run_directory import claim
 from conf.build import ConfigError, build
+from envs.live.recorder import Recorder
+from envs.routing import RoutingEnv
 
 PROGRESS = "progress.json"
 RELEVANT = (
@@ -87,6 +90,11 @@ def train(config: DictConfig) -> Path:
     agent = build(config.agent, "agent")
     if not isinstance(agent, Trainable | Learner):
         raise ConfigError(f"agent: {config.agent._target_} has nothing to learn; evaluate it as it is")
+    if config.record and isinstance(agent, Trainable):
+        raise ConfigError(
+            f"record: {config.agent._target_} trains in a loop of its own, which keeps no scores and"
+            " propensities; train it with record=false and record what it learned by routegym-evaluate"
+        )
     build_env(config).close()  # a bad cluster or workload is told before anything is written
     directory = claim(config, RELEVANT)
     logger = build(config.logger, "logger", run_name=config.name, directory=directory)
@@ -111,6 +119,7 @@ def train(config: DictConfig) -> Path:
                 config.total_timesteps,
                 config.checkpoint_every,
                 curve,
+                _make_recorder(config, directory) if config.record else None,
             )
     finally:
         curve.close()
@@ -118,6 +127,14 @@ def train(config: DictConfig) -> Path:
     learning_curve(curve.rows, directory / "learning_curve.png")
     print(f"trained: {directory}")
     return directory
+
+
+def _make_recorder(config: DictConfig, directory: Path) -> Callable[[RoutingEnv], Recorder]:
+    made_of = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(made_of, dict)
+    name = config.agent._target_.split(".")[-2]
+    version = f"{name}@{digest({key: made_of[key] for key in RELEVANT})}"
+    return lambda env: recorder_of(env, directory / "recordings" / f"{name}-{config.seed}", version)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")

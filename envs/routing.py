@@ -175,6 +175,16 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
         return len(self.routers.views)
 
     @property
+    def request(self) -> Request:
+        """The current request, with what is hidden from policies: for recorders, not for what decides.
+
+        Raises ``gymnasium.error.ResetNeeded`` where there is none.
+        """
+        if self._request is None:
+            raise gymnasium.error.ResetNeeded("there is no request: call reset")
+        return self._request
+
+    @property
     def router(self) -> int:
         """The router on which the current request landed."""
         return self._router

@@ -27,6 +27,10 @@ class Endpoint:
     """``completions`` sends token ids, with a trace's blocks; ``chat`` sends text of about that length."""
     priority: bool = False
     """Whether requests carry their priority; servers without ``--scheduling-policy priority`` refuse that."""
+    time_scale: float = 1.0
+    """How many times slower than its profile: of a modelled device that is slowed down."""
+    async_scheduling: bool = True
+    """For its twin: whether it schedules a step while the last one runs. vLLM does on GPUs, not on CPUs."""
     kv_events: str | None = None
     """ZMQ address at which it publishes its KV events, as the subscriber connects."""
     max_num_seqs: int | None = None
@@ -53,6 +57,8 @@ class Endpoint:
         object.__setattr__(self, "url", self.url.rstrip("/").removesuffix("/v1"))
         if self.api not in APIS:
             raise ValueError(f"{self}: api is {self.api!r}, it must be {' or '.join(APIS)}")
+        if not 0.0 < self.time_scale < float("inf"):
+            raise ValueError(f"{self}: time_scale is {self.time_scale}, it must be a positive number")
         for key in ("max_num_seqs", "max_num_batched_tokens", "num_blocks", "block_size", "max_model_len"):
             value = getattr(self, key)
             if value is not None and value < 1:

@@ -21,7 +21,7 @@ KEYS = tuple(field.name for field in fields(Endpoint) if field.name != "name")
 def cluster(
     endpoints: str | Mapping[str, Any],
     scrape_interval_s: float = 0.1,
-    speed_factor: float = 1.0,
+    speed_factor: float | None = None,
     connect_timeout_s: float = 5.0,
     first_token_timeout_s: float = 120.0,
     token_timeout_s: float = 30.0,
@@ -35,8 +35,8 @@ def cluster(
     Args:
         endpoints: Name -> its url, or a mapping with keys of ``KEYS``, of which ``url`` must be there; null
             leaves one out. Or the path of a JSON file of that form. Instances are numbered in this order.
-        scrape_interval_s: As of ``LiveCluster``, like ``speed_factor`` and ``keep_token_times``.
-        speed_factor: Cluster seconds per second.
+        scrape_interval_s: As of ``LiveCluster``, like ``keep_token_times``.
+        speed_factor: Cluster seconds per second; null: 1 over the endpoints' ``time_scale``.
         connect_timeout_s: As of ``Limits``, like all that follow.
         first_token_timeout_s: For a request's first token.
         token_timeout_s: For each further one.
@@ -60,6 +60,12 @@ def cluster(
     described = [endpoint(name, entry) for name, entry in given.items() if entry is not None]
     if not described:
         raise ValueError("there are no endpoints; name at least one, like {a: {url: http://host:8000}}")
+    scales = sorted({each.time_scale for each in described})
+    if speed_factor is None and len(scales) > 1:
+        raise ValueError(
+            f"the endpoints' time_scale are {scales}: give all the same, or say the speed_factor to use"
+        )
+    speed_factor = 1.0 / scales[0] if speed_factor is None else speed_factor
     return LiveCluster(described, scrape_interval_s, speed_factor, limits, keep_token_times)
 
 
@@ -69,7 +75,7 @@ def endpoint(name: str, entry: Any) -> Endpoint:
         entry = {"url": entry}
     if not isinstance(entry, Mapping) or "url" not in entry:
         raise ValueError(f"endpoint {name!r} is {entry!r}; write its url, or a mapping with url")
-    options = {}
+    options: dict[str, Any] = {}
     for key, value in entry.items():
         if key not in KEYS:
             raise ValueError(f"endpoint {name!r}: unknown key {key!r}; use {', '.join(KEYS)}")
@@ -78,7 +84,8 @@ def endpoint(name: str, entry: Any) -> Endpoint:
         wanted = next(
             part for part in typing.get_args(_HINTS[key]) or (_HINTS[key],) if part is not type(None)
         )
-        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        accepted = (int, float) if wanted is float else (wanted,)
+        if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
             raise ValueError(
                 f"endpoint {name!r}: {key} is {value!r}; write a value of type {wanted.__name__}"
             )
@@ -92,7 +99,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     except FileNotFoundError:
         raise ValueError(
             f"endpoints: there is no file {path}; write one, start local servers with"
-            " python -m envs.live.server, or give a mapping of names to urls"
+            " python -m envs.live.serve, or give a mapping of names to urls"
         ) from None
     except (OSError, ValueError) as error:
         raise ValueError(f"endpoints: {path}: {error}") from None

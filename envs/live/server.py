@@ -143,8 +143,9 @@ class Server:
     def kill(self) -> None:
         """End it at once (SIGKILL to all its processes), and wait until it has ended."""
         self._signal(signal.SIGKILL)
-        if self._guard is not None:
-            self._guard.wait()
+        if self._guard is not None and self._guard.wait() < 0:  # somebody has killed the guard alone
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.group, signal.SIGKILL)
         self._release()
 
     def restart(self, timeout_s: float = START_TIMEOUT_S) -> None:

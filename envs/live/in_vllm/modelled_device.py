@@ -13,6 +13,12 @@ from typing import TextIO
 
 TURNAROUND_S = 0.005
 """An engine that brings its next step within this time of the last one's result has not been idle."""
+MAX_TURNAROUND_S = 0.02
+"""Where vLLM took longer it was held up, which says nothing of the next step."""
+SMOOTHING = 0.2
+"""Weight of the newest step in the average of what vLLM takes between two."""
+MAX_LEAD = 0.1
+"""The most of a step's time that its result may be early by."""
 NUM_KNOTS = 16
 
 Law = Mapping[str, float]
@@ -91,6 +97,10 @@ class ModelledDevice:
     late vLLM brings it; its result is there when it ends, or at once if that has passed. So an engine that
     was late catches up, by at most ``max_catch_up_s``: what is beyond that is lost, as for a GPU that was
     kept waiting.
+
+    Nor do they let requests in: what comes while vLLM still processes a step that has ended would join the
+    next one, which has begun already. So a result is handed over before its step ends by as much as vLLM has
+    lately taken to bring the next one, which is then chosen when it begins.
     """
 
     def __init__(
@@ -111,6 +121,8 @@ class ModelledDevice:
         self._unfinished: set[str] = set()  # requests that have run and have not finished
         self._ends_at_s = -float("inf")
         self._delivered_at_s = -float("inf")
+        self._turnaround_s = 0.0  # what vLLM takes between two steps
+        self._lead_s = 0.0  # how long before its end the last step's result is handed over
 
     def close(self) -> None:
         """Close the step log."""
@@ -124,11 +136,14 @@ class ModelledDevice:
     def begin(self, scheduled: Mapping[str, int], computed: Mapping[str, int]) -> None:
         """Begin a step, whose tokens and computed tokens these are, by request."""
         now_s = time.monotonic()
-        begins_at_s = now_s
+        begins_at_s = max(self._ends_at_s, now_s)
         if self._unfinished or now_s - self._delivered_at_s <= TURNAROUND_S:
             begins_at_s = max(self._ends_at_s, now_s - self.max_catch_up_s)
+            turnaround_s = min(now_s - self._delivered_at_s, MAX_TURNAROUND_S)
+            self._turnaround_s += SMOOTHING * (turnaround_s - self._turnaround_s)
         step_s = duration_s(self.law, scheduled, computed) * self.time_scale
         self._ends_at_s = begins_at_s + step_s
+        self._lead_s = min(self._turnaround_s, MAX_LEAD * step_s)
         self._unfinished.update(scheduled)
         if self._log:
             row = {
@@ -142,6 +157,6 @@ class ModelledDevice:
             self._log.write(json.dumps(row) + "\n")
 
     def end(self) -> None:
-        """Wait until the step has ended."""
-        time.sleep(max(0.0, self._ends_at_s - time.monotonic()))
+        """Wait until the step has ended, or is about to."""
+        time.sleep(max(0.0, self._ends_at_s - self._lead_s - time.monotonic()))
         self._delivered_at_s = time.monotonic()

@@ -1,5 +1,6 @@
 """Servers start together, answer, end, and outlive nobody: with a stand-in for vLLM."""
 
+import os
 import signal
 import socket
 import time
@@ -66,6 +67,20 @@ def test_suspended_servers_answer_when_resumed_and_can_be_ended(tmp_path):
         server.suspend()
         group = server.group
     assert members(group) == []
+
+
+def test_a_server_without_its_guard_is_ended_too(tmp_path):
+    with Servers([CPU], tmp_path) as servers:
+        server = servers[0]
+        guard = int(Path(f"/proc/{server.group}/stat").read_text().rpartition(") ")[2].split()[1])
+        os.kill(guard, signal.SIGKILL)
+        while server.is_alive:
+            time.sleep(0.01)
+        with pytest.raises(ServerError, match="ended with status -9"):
+            server.is_healthy()
+        group = server.group
+        assert members(group)
+    await_none(group)
 
 
 def test_what_ends_at_once_is_quoted(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -48,20 +49,20 @@ def test_all_serve_and_say_what_they_are(live_servers):
     assert list(live_servers.endpoints()) == ["modelled-0", "modelled-1", "cpu-2", "cpu-3"]
 
 
-def test_a_single_request_takes_the_time_of_the_law(live_servers):
+def test_a_single_request_takes_the_time_of_the_law(live_servers, capsys):
     server = live_servers[0]
     ttfts, tpots = [], []
-    for seed in range(5):
-        streamed = stream(server.port, random_prompt([2, seed], 1500), 12)
+    for seed in range(3):
+        streamed = stream(server.port, random_prompt([2, seed], 4000), 12)
         ttfts.append(streamed.ttft_s)
         tpots.append(streamed.tpot_s)
-    ttft_s = TIME_SCALE * prefill_s(LAW, 1500, 8192)
-    tpot_s = TIME_SCALE * np.mean([step_time_s(LAW, 0, 0, 1, 1501 + number) for number in range(11)])
-    print(
-        f"\nTTFT {np.median(ttfts):.4f} s, law {ttft_s:.4f}; TPOT {np.median(tpots):.5f} s, law {tpot_s:.5f}"
-    )
-    assert np.median(ttfts) == pytest.approx(ttft_s, rel=0.05)
-    assert np.median(tpots) == pytest.approx(tpot_s, rel=0.01)
+    ttft_s, tpot_s = np.median(ttfts), np.median(tpots)
+    law_ttft_s = TIME_SCALE * prefill_s(LAW, 4000, 8192)
+    law_tpot_s = TIME_SCALE * np.mean([step_time_s(LAW, 0, 0, 1, 4001 + number) for number in range(11)])
+    with capsys.disabled():
+        print(f"\nTTFT {ttft_s:.4f} s, law {law_ttft_s:.4f} s; TPOT {tpot_s:.5f} s, law {law_tpot_s:.5f} s")
+    assert ttft_s == pytest.approx(law_ttft_s, rel=0.05)
+    assert tpot_s == pytest.approx(law_tpot_s, rel=0.01)
 
 
 def test_each_logged_step_takes_the_time_of_the_law(live_servers):
@@ -80,9 +81,12 @@ def test_just_the_blocks_that_were_asked_for_can_be_used(live_servers):
     server = live_servers[1]
     assert server.options.num_blocks == 1024
     num_before = metric(server.port, "vllm:num_preemptions_total")
-    # Each of the first two holds 512 blocks from its 8177th token on; the third must wait for one of them.
-    prompts = [random_prompt([4, seed], 8178) for seed in range(2)] + [random_prompt(4, 15)]
-    first, second, third = stream_all(server.port, prompts, 10)
+    with ThreadPoolExecutor(3) as pool:  # each of the first two holds 512 blocks, and the third must wait
+        long = [pool.submit(stream, server.port, random_prompt([4, seed], 8178), 10) for seed in range(2)]
+        while metric(server.port, "vllm:num_requests_running") < 2:
+            time.sleep(0.02)
+        third = pool.submit(stream, server.port, random_prompt(4, 15), 10).result()
+        first, second = (future.result() for future in long)
     assert metric(server.port, "vllm:num_preemptions_total") == num_before
     assert len(third.token_at_s) == 10
     rows = [row for row in steps(server) if len(row["scheduled"]) == 3]
@@ -128,7 +132,7 @@ def test_no_server_outlives_its_parent(live_servers, tmp_path):
     words = ["kind=modelled", f"profile={PROFILE}", "time_scale=10", f"directory={tmp_path / 'run'}"]
     program = start("-m", "envs.live.serve", *words)
     group = int(holder.stdout.readline())
-    assert len(members(group)) >= 3  # API server, engine core, worker
+    assert len(members(group)) >= 2  # API server, engine core
     holder.kill()
     await_none(group)
     holder.communicate()

@@ -13,6 +13,7 @@ from envs.workload.shaping import shaped
 from envs.workload.stream import Workload
 
 FOLDER = Path(__file__).parents[3] / "conf" / "workload"
+RECORDED = "recording"  # which has no data of its own; tests/envs/workload/test_recorded.py
 NAMES = ["mooncake", "azure", "generated", "sessions"]
 
 
@@ -27,10 +28,13 @@ def first(stream: Workload):
 
 def test_every_file_is_listed():
     whole = {path.stem for path in FOLDER.glob("*.yaml") if "defaults" not in OmegaConf.load(path)}
-    assert whole == set(NAMES)  # the others vary one of these; tests/agents/test_programs.py builds them
+    assert whole == {
+        *NAMES,
+        RECORDED,
+    }  # the others vary one of these; tests/agents/test_programs.py builds them
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, RECORDED])
 def test_every_setting_is_spelled_with_its_default(name):
     settings = OmegaConf.to_container(config(name))
     module, target = settings.pop("_target_").rsplit(".", 1)
@@ -74,7 +78,7 @@ def built(name, tmp_path, monkeypatch, **changes):
 
 def test_trace_workloads_share_their_shaping_settings():
     shared = set(inspect.signature(shaped).parameters) - {"trace"}
-    for name in TRACES:
+    for name in [*TRACES, RECORDED]:
         assert shared <= set(config(name))
 
 
