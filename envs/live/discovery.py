@@ -136,7 +136,7 @@ def _profile(endpoint: Endpoint) -> Profile | None:
 
 
 def _usable_blocks(num_gpu_blocks: object) -> int | None:
-    """Leave out the null block, which vLLM counts and no request can have (``vllm/v1/core/block_pool.py``)."""
+    """Leave out the null block, which vLLM counts and no request has (``vllm/v1/core/block_pool.py``)."""
     number = _whole(num_gpu_blocks)
     return None if number is None else max(number - 1, 1)
 

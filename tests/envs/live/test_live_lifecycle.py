@@ -17,7 +17,7 @@ from envs.live import fleet, stream
 from envs.live.scraper import Scraper
 
 from .fake_vllm import fakes
-from .leaks import live_threads, nothing_left
+from .leaks import live_threads, nothing_left, soon
 
 ROOT = Path(__file__).parents[3]
 
@@ -63,8 +63,7 @@ def test_closing_in_the_middle_of_everything(servers):
         live.advance_to(moment_s)
         live.close()
         assert not live_threads()
-    time.sleep(0.1)
-    assert servers[0].num_running == servers[1].num_running == 0
+    assert soon(lambda: servers[0].num_running == servers[1].num_running == 0)
 
 
 def test_garbage_ends_its_thread_and_warns(servers):
