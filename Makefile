@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference test vllm differential live fidelity fidelity-cpu bench bench-peers lint types clean
+.PHONY: help demo check-demo reference test vllm differential live fidelity fidelity-cpu bench bench-live bench-peers lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -73,6 +73,9 @@ bench: $(VENV)/.installed  ## Measure the emulator and the environment on one co
 	$(BIN)/python -m tests.benchmarks.bench_vector --threads 2
 	$(BIN)/python -m tests.benchmarks.bench_start
 	$(BIN)/python -m tests.benchmarks.bench_scale
+
+bench-live: $(VENV)/.installed  ## Measure the client of live clusters, against stand-ins for vLLM.
+	$(BIN)/python -m tests.benchmarks.bench_live
 
 bench-peers: $(VENV)/.installed  ## Compare speed with other simulators, each in an environment of its own.
 	$(BIN)/python -m tests.benchmarks.bench_peers

@@ -54,7 +54,7 @@ class Answer:
             return False
         try:
             chunk = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise MalformedStreamError("data that is not JSON") from None
         if not isinstance(chunk, dict):
             raise MalformedStreamError("data that is no object")

@@ -6,8 +6,8 @@ The server must be idle. Steps of prefill, of decode and with a cached prefix ar
 (``sweep.py``), in rounds, so that a disturbance spoils one round and not one size; of each the median counts.
 ``envs.emulator.profile.fit`` makes the law of them, and the profile holds how far it is off at each.
 
-What HTTP adds to a request is no part of any step: the profile's ``request_overhead_s`` holds it, and the twin
-of a live cluster spends half of it on each way (for any other emulated cluster: ``world.network_delay_s``).
+What HTTP adds to a request is no part of any step: the profile's ``request_overhead_s`` holds it, and the
+twin of a live cluster spends half of it on each way (any other emulated cluster: ``world.network_delay_s``).
 
 Sizes that a server does not tell (``max_num_seqs``, ``max_num_batched_tokens``, bytes, the GPU) are those of
 the profile named by ``like``, or said one by one.

@@ -27,6 +27,11 @@ class Known(NamedTuple):
     traits: InstanceTraits
 
 
+class _Said(NamedTuple):
+    models: list[dict[str, Any]]
+    cache_config: dict[str, str]
+
+
 def discover(endpoints: Sequence[Endpoint], limits: Limits, speed_factor: float) -> list[Known]:
     """Ask every endpoint, all at once.
 
@@ -35,28 +40,33 @@ def discover(endpoints: Sequence[Endpoint], limits: Limits, speed_factor: float)
             the mend.
     """
 
-    async def all_of_them() -> list[Known]:
-        return await asyncio.gather(*[_discover(each, limits, speed_factor) for each in endpoints])
+    async def all_of_them() -> list[_Said]:
+        return await asyncio.gather(*[_ask(each, limits, speed_factor) for each in endpoints])
 
     with ThreadPoolExecutor(1) as pool:  # the caller may have a loop of its own, as notebooks do
-        return pool.submit(asyncio.run, all_of_them()).result()
+        said = pool.submit(asyncio.run, all_of_them()).result()
+    return [_known(*each) for each in zip(endpoints, said, strict=True)]
 
 
-async def _discover(endpoint: Endpoint, limits: Limits, speed_factor: float) -> Known:
+async def _ask(endpoint: Endpoint, limits: Limits, speed_factor: float) -> _Said:
     client = Client(endpoint, limits, speed_factor)
     try:
         models = _models(endpoint, await client.get("/v1/models", limits.connect_timeout_s))
-        config = cache_config(await _metrics(client))
+        return _Said(models, cache_config(await _metrics(client)))
     except NoAnswerError as error:
         raise ValueError(f"{endpoint}: {error}; {_mend(error.status)}") from None
     finally:
         await client.close()
+
+
+def _known(endpoint: Endpoint, said: _Said) -> Known:
+    models = said.models
     entry = models[0] if endpoint.model is None else {m["id"]: m for m in models}.get(endpoint.model)
     if entry is None:
         raise ValueError(
             f"{endpoint}: model is {endpoint.model!r}, the server has {', '.join(m['id'] for m in models)}"
         )
-    return Known(entry["id"], _traits(endpoint, entry, config))
+    return Known(entry["id"], _traits(endpoint, entry, said.cache_config))
 
 
 async def _metrics(client: Client) -> str:
@@ -126,7 +136,7 @@ def _profile(endpoint: Endpoint) -> Profile | None:
 
 
 def _usable_blocks(num_gpu_blocks: object) -> int | None:
-    """Leave out the null block, which no request can have (``vllm/v1/core/block_pool.py``)."""
+    """Leave out the null block, which vLLM counts and no request has (``vllm/v1/core/block_pool.py``)."""
     number = _whole(num_gpu_blocks)
     return None if number is None else max(number - 1, 1)
 

@@ -71,6 +71,7 @@ def _run(
         asyncio.run(main())
     except BaseException as error:
         on_error(error)
+    on_error(RuntimeError("it has ended"))  # should anybody still wait for something
 
 
 def _handle(context: dict[str, Any], on_error: Callable[[BaseException], None]) -> None:

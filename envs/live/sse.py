@@ -50,6 +50,5 @@ class EventParser:
                 self._data.append(line[5:].removeprefix(b" "))
             elif not line.startswith(b":") and line.partition(b":")[0] not in _FIELDS:
                 raise MalformedStreamError("a line that is no field")
-        if events:
-            self._num_bytes = len(begun) + sum(map(len, self._data))
+        self._num_bytes = len(begun) + sum(map(len, self._data))
         return events

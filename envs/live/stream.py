@@ -57,6 +57,7 @@ class Stream:
         self._token_at_s: array[float] = array("d")
         self._first_token_at_s = self._last_token_at_s = nan
         self._max_inter_token_s = 0.0
+        self._said = ""  # by a server that refused
         self._has_ended = False
 
     async def run(self) -> None:
@@ -117,7 +118,7 @@ class Stream:
                 said = (await response.content.read(300)).decode("utf-8", "replace")
         except (aiohttp.ClientError, OSError):
             pass
-        self._notices.note(self._client.endpoint.name, reason, self._client.without_secret(said))
+        self._said = self._client.without_secret(said)
         raise NoAnswerError(reason, response.status)
 
     async def _read(self, content: aiohttp.StreamReader) -> None:
@@ -174,7 +175,7 @@ class Stream:
         self._has_ended = True
         request, answer = self._flight.request, self._answer
         if failure:
-            self._notices.note(self._client.endpoint.name, failure)
+            self._notices.note(self._client.endpoint.name, failure, self._said)
         elif answer.num_cached_tokens is None:
             self._mailbox.counts["num_without_cached_tokens"] += 1
             self._notices.note(

@@ -5,7 +5,10 @@ when asked. What it sends is written after vLLM 0.32's ``completion_stream_gener
 
     with FakeVllm(ttft_s=0.01, token_interval_s=0.001) as server:
         ... server.url ...
-    python -m tests.envs.live.fake_vllm --ttft-s 0.05 --token-interval-s 0.05     # prints its url; ends with stdin
+
+As a process it prints its url and ends with its stdin:
+
+    python -m tests.envs.live.fake_vllm --ttft-s 0.05 --token-interval-s 0.05
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -35,11 +39,21 @@ vllm:prefix_cache_queries_total{{engine="0",model_name="tiny"}} {queries}
 vllm:prefix_cache_hits_total{{engine="0",model_name="tiny"}} {hits}
 vllm:time_to_first_token_seconds_bucket{{engine="0",le="0.001",model_name="tiny"}} 0.0
 """
-Handler = web.StreamResponse
-FAULTS = {
-    "500", "429", "400", "hang", "refuse_stream", "cut", "clean_cut", "stall", "not_json", "not_sse", "not_vllm",
-    "error_in_stream", "error_at_once", "no_done", "no_tokens", "bad_usage", "not_http", "half_event",
-}  # fmt: skip
+WHOLE = [
+    "400",
+    "429",
+    "500",
+    "503",
+    "hang",
+    "refuse_stream",
+    "not_http",
+    "error_at_once",
+    "no_tokens",
+    "no_done",
+]
+WITHIN = ["cut", "clean_cut", "half_event", "stall", "not_json", "not_sse", "not_vllm", "error_in_stream"]
+FAULTS = [*WHOLE, "bad_usage", *WITHIN]
+"""Of requests from the start, at the end, and after some tokens."""
 
 
 @dataclass
@@ -110,7 +124,10 @@ class FakeVllm:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/health", self._health)
         app.router.add_post("/reset_prefix_cache", self._reset_prefix_cache)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.0, access_log=None)
+        quiet = logging.Logger("fake-vllm", logging.CRITICAL)  # its faults are errors to its own framework
+        runner = web.AppRunner(
+            app, handler_cancellation=True, shutdown_timeout=0.0, access_log=None, logger=quiet
+        )
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", self.port, backlog=1024, reuse_address=True)
         await site.start()
@@ -145,7 +162,7 @@ class FakeVllm:
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.bodies.append(body)
-        self.headers.append(dict(request.headers))
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
         fault = self.faults.pop(0) if self.faults else self.fault
         assert fault in FAULTS or not fault, fault
         if fault.isdigit():
