@@ -8,7 +8,7 @@ export OMP_NUM_THREADS := 1
 
 .PHONY: help demo check-demo reference test vllm differential live fidelity fidelity-cpu bench bench-live bench-peers lint types clean
 help:  ## Show this list.
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
