@@ -141,8 +141,8 @@ class Profile:
     """By region, and of all of them last; empty without a database."""
     held_out: tuple[HeldOut, ...] = ()
     request_overhead_s: float = 0.0
-    """Measured live: what HTTP and all else beside its steps adds to a request. The emulator leaves it out; the
-    twin of a live cluster (``envs.live.twin``) spends it on the way."""
+    """Measured live: what HTTP and all else beside its steps adds to a request. The emulator leaves it out;
+    the twin of a live cluster (``envs.live.twin``) spends it on the way."""
     version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
