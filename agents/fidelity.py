@@ -8,27 +8,33 @@ the profiles named for them). In the run's directory then lie
 
 * ``live/cells`` and ``emulated/cells``: what became of every request (``agents.cells``); a run that was
   stopped goes on after the cells that are there;
+* ``replayed/cells``: what becomes of them in the emulator under the decisions that were made live. Policies
+  that look at the cluster soon decide otherwise in a world that is a millisecond off, so that their own
+  decisions tell whether the emulator finds the same winner, and the same decisions how far its times are off;
 * ``fidelity.json``: latencies, prefix hits and the ranking of policies compared (``agents.likeness``);
 * ``fidelity.html``: the same for people, and ``fidelity.png``: the distributions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
 import hydra
+import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from agents import cells
 from agents.build_env import build_env
-from agents.cells import build_policy
+from agents.cells import Cell, build_policy
 from agents.config import register
 from agents.fidelity_report import html_page, printed_table
-from agents.files import write, write_json
+from agents.files import write, write_json, write_parquet
 from agents.likeness import Worlds, latencies, paired, prefix_hits, ranking
 from agents.plots import distributions
 from agents.program import program
+from agents.rollout import replay
 from agents.run_directory import claim
 from conf.build import ConfigError
 
@@ -42,46 +48,63 @@ def compare(config: DictConfig) -> dict[str, Any]:
     """Run both worlds as configured; return the comparison."""
     _check(config)
     directory = claim(config, RELEVANT)
-    sides = {side: _side(config, side) for side in SIDES}
-    made = {side: cells.run(sides[side], directory / side) for side in SIDES}
-    worlds: dict[str, list[Worlds]] = {}
+    made = {side: cells.run(_side(config, side), directory / side) for side in SIDES}
+    own: dict[str, list[Worlds]] = {}
+    same: dict[str, list[Worlds]] = {}
     counters: dict[str, dict[str, float]] = {}
     notes: list[str] = []
     for cell in made["live"]:
         real, side = cells.read(directory / "live", cell)
         modelled, _ = cells.read(directory / "emulated", cell)
-        worlds.setdefault(cell.policy, []).append(paired(real, modelled, config.warmup_s))
-        totals = counters.setdefault(cell.policy, {})
-        for name, number in side["cluster_counters"].items():
-            totals[name] = max(totals.get(name, 0), number) if "max" in name else totals.get(name, 0) + number
+        replayed = _replayed(config, cell, real)
+        write_parquet(cell.path(directory / "replayed"), replayed)
+        own.setdefault(cell.policy, []).append(paired(real, modelled, config.warmup_s))
+        same.setdefault(cell.policy, []).append(paired(real, replayed, config.warmup_s))
+        _add(counters.setdefault(cell.policy, {}), side["cluster_counters"])
         notes = side["workload_notes"]
     report = {
         "seeds": list(config.seeds),
-        "num_requests": sum(len(world.real) for world in worlds[next(iter(worlds))]),
+        "num_requests": sum(len(world.real) for world in next(iter(own.values()))),
         "workload_notes": notes,
         "warmup_s": config.warmup_s,
         "policies": {
-            name: {"latencies": latencies(of_policy), "prefix_hits": prefix_hits(of_policy)}
-            for name, of_policy in worlds.items()
+            name: {
+                decisions: {"latencies": latencies(worlds[name]), "prefix_hits": prefix_hits(worlds[name])}
+                for decisions, worlds in (("same_decisions", same), ("own_decisions", own))
+            }
+            for name in own
         },
         "ranking_by_mean_ttft": ranking(
             {
                 name: {
-                    "real": [float(world.real["ttft_s"].mean()) for world in of_policy],
-                    "modelled": [float(world.modelled["ttft_s"].mean()) for world in of_policy],
+                    "real": [float(world.real["ttft_s"].mean()) for world in worlds],
+                    "modelled": [float(world.modelled["ttft_s"].mean()) for world in worlds],
                 }
-                for name, of_policy in worlds.items()
+                for name, worlds in own.items()
             }
         ),
         "live_counters": counters,
     }
     write_json(directory / "fidelity.json", report)
-    distributions(worlds, directory / "fidelity.png")
+    distributions(same, directory / "fidelity.png")
     page = html_page(report, directory / "fidelity.png")
     write(directory / "fidelity.html", lambda temporary: temporary.write_text(page, encoding="utf-8"))
     print(printed_table(report))
     print(f"results: {directory}")
     return report
+
+
+def _replayed(config: DictConfig, cell: Cell, real: pd.DataFrame) -> pd.DataFrame:
+    """What becomes of the same requests in the emulator where each goes to the instance it went to live."""
+    with closing(build_env(_side(config, "emulated"))) as env:
+        return replay(env, cell.seed, real["instance"].tolist(), real["propensity"].tolist()).ledger()
+
+
+def _add(totals: dict[str, float], counts: Mapping[str, float]) -> None:
+    """Add what one stream's live cluster counted; of what is a maximum or a mean, keep the greatest."""
+    for name, number in counts.items():
+        is_count = name.startswith("num_")
+        totals[name] = totals.get(name, 0) + number if is_count else max(totals.get(name, 0), number)
 
 
 def _check(config: DictConfig) -> None:
@@ -96,6 +119,11 @@ def _check(config: DictConfig) -> None:
     for side in SIDES:
         with closing(build_env(_side(config, side))) as env:
             traits.append(env.cluster.traits)
+            if env.max_retries or env.num_routers > 1:
+                raise ConfigError(
+                    f"env: max_retries is {env.max_retries} and num_routers {env.num_routers}; what one world"
+                    " decides is played again in the other, request by request: set them to 0 and 1"
+                )
     if len(traits[0]) != len(traits[1]):
         raise ConfigError(
             f"live has {len(traits[0])} instances and emulated {len(traits[1])}: describe the same fleet"

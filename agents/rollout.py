@@ -71,6 +71,11 @@ class Begun:
         known: list[Feedback] = info["completions"]
         return known
 
+    def ledger(self) -> pd.DataFrame:
+        """What became known so far: ``LEDGER_COLUMNS``, in the order of the decisions."""
+        ledger = pd.DataFrame.from_records(self.outcomes, columns=list(Feedback._fields))
+        return ledger.sort_values("decision_id", ignore_index=True)[list(LEDGER_COLUMNS)]
+
 
 def policy_rng(seed: int) -> np.random.Generator:
     """A policy's own chance in the episode of this seed: not the workload's, and alike for all policies."""
@@ -121,9 +126,7 @@ def finish(
         policy.observe(known)
         if after_decision is not None:
             after_decision(begun.instances, begun.propensities)
-    ledger = pd.DataFrame.from_records(begun.outcomes, columns=list(Feedback._fields))
-    ledger = ledger.sort_values("decision_id", ignore_index=True)[list(LEDGER_COLUMNS)]
-    return Rollout(ledger, dict(policy.counters()), np.array(decision_s))
+    return Rollout(begun.ledger(), dict(policy.counters()), np.array(decision_s))
 
 
 def play(env: RoutingEnv, policy: Policy, seed: int, recorder: Recorder | None = None) -> Rollout:

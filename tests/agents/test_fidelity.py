@@ -31,7 +31,9 @@ def configured(directory, *overrides):
 def test_two_worlds_alike_are_found_to_be(experiment, tmp_path, capsys):
     report = compare(configured(tmp_path, f"experiment={experiment}", "workload.block_size=16"))
     assert len(report["policies"]) == 6
-    for figures in report["policies"].values():
+    decided = [figures[key] for figures in report["policies"].values() for key in figures]
+    assert len(decided) == 12
+    for figures in decided:
         assert figures["prefix_hits"]["relative"] == figures["prefix_hits"]["num_different"] == 0
         for latency in figures["latencies"].values():
             assert latency["ks"] == latency["mean"]["relative"] == latency["p90"]["relative"] == 0
@@ -47,7 +49,9 @@ def test_two_worlds_alike_are_found_to_be(experiment, tmp_path, capsys):
 
 def test_another_world_is_told_apart(tmp_path):
     report = compare(configured(tmp_path, "emulated.instances.fast.profile=l40s_llama-3.1-8b"))
-    assert report["policies"]["round_robin"]["latencies"]["ttft_s"]["mean"]["relative"] > 0.05
+    assert (
+        report["policies"]["round_robin"]["same_decisions"]["latencies"]["ttft_s"]["mean"]["relative"] > 0.05
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,7 @@ def test_another_world_is_told_apart(tmp_path):
         ("seeds=[]", r"seeds: \[\] must be different whole numbers"),
         ("warmup_s=-1", "warmup_s: -1.0 must not be negative"),
         ("warmup_s=1000", "no request that arrived after warmup_s = 1000"),
+        ("env.max_retries=1", "env: max_retries is 1 and num_routers 1"),
         ("emulated.instances.slow=null", "live has 2 instances and emulated 1"),
     ],
 )

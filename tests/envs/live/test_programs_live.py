@@ -115,7 +115,7 @@ def test_fidelity_runs(live_servers, tmp_path):
         "fidelity.png",
     }
     for name in ("round_robin", "random"):  # these decide alike in both worlds
-        figures = report["policies"][name]
+        figures = report["policies"][name]["own_decisions"]
         for latency in ("ttft_s", "e2e_s"):
             assert abs(figures["latencies"][latency]["mean"]["relative"]) < 0.1
         assert abs(figures["prefix_hits"]["relative"]) < 0.02
