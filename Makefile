@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference test vllm differential live fidelity bench bench-live bench-peers lint types clean
+.PHONY: help demo check-demo reference test vllm differential live fidelity fidelity-cpu bench bench-live bench-peers lint types clean
 help:  ## Show this list.
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -59,6 +59,12 @@ live: $(VENV)/.installed vllm  ## Test against real vLLM servers, which it start
 fidelity: $(VENV)/.installed vllm  ## Compare the emulator with real vLLM servers on modelled GPUs (half an hour).
 	$(BIN)/python -m envs.live.serve kind=modelled profile=h100_llama-3.1-8b,l40s_llama-3.1-8b time_scale=4 \
 	  max_model_len=16384 -- $(BIN)/routegym-fidelity experiment=fidelity
+
+fidelity-cpu: $(VENV)/.installed vllm  ## The same with the tiny model on this CPU, which is calibrated first.
+	$(BIN)/python -m envs.live.serve kind=cpu port=8471 directory=runs/live -- $(BIN)/python -m envs.live.calibrate \
+	  url=http://127.0.0.1:8471 name=cpu_tiny max_num_seqs=16 output=runs/live/cpu_tiny.json
+	$(BIN)/python -m envs.live.serve kind=cpu count=2 profile=runs/live/cpu_tiny.json directory=runs/live -- \
+	  $(BIN)/routegym-fidelity experiment=fidelity_cpu
 
 bench: $(VENV)/.installed  ## Measure the emulator and the environment on one core.
 	$(BIN)/python -m tests.benchmarks.bench_emulator

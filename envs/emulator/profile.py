@@ -140,6 +140,9 @@ class Profile:
     errors: tuple[RegionError, ...] = ()
     """By region, and of all of them last; empty without a database."""
     held_out: tuple[HeldOut, ...] = ()
+    request_overhead_s: float = 0.0
+    """Measured live: what HTTP and all else beside its steps adds to a request. The emulator leaves it out;
+    the twin of a live cluster (``envs.live.twin``) spends it on the way."""
     version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -158,6 +161,8 @@ class Profile:
             value = getattr(self, field.name)
             if isinstance(value, int) and value <= 0:
                 raise ProfileError(f"{field.name}: {value} is not positive")
+        if not 0 <= self.request_overhead_s < inf:
+            raise ProfileError(f"request_overhead_s: {self.request_overhead_s} is not a finite number >= 0")
         for row, point in enumerate(self.fit_error):
             if point.kind not in ("prefill", "decode"):
                 raise ProfileError(f"fit_error[{row}].kind: {point.kind!r} is neither prefill nor decode")
@@ -308,6 +313,8 @@ def save(profile: Profile, path: Path) -> None:
     """Write a profile, whole or not at all."""
     data = {field.name: getattr(profile, field.name) for field in fields(profile)}
     coefficients = enumerate(profile.law._asdict().items())
+    if not profile.request_overhead_s:
+        del data["request_overhead_s"]
     data["law"] = {key: value for at, (key, value) in coefficients if value or at < NUM_V1_COEFFICIENTS}
     data["fit_error"] = [row._asdict() for row in profile.fit_error]
     data["errors"] = [row._asdict() for row in profile.errors]
@@ -330,6 +337,8 @@ def _parse(data: object) -> Profile:
         raise ProfileError(f"version: {version!r} is neither 1 nor {FORMAT_VERSION}, those this code reads")
     if isinstance(data, dict) and version == 1:
         data = {**data, "source_version": "", "errors": [], "held_out": [], "version": FORMAT_VERSION}
+    if isinstance(data, dict):
+        data = {"request_overhead_s": 0.0, **data}
     values = _checked(data, Profile, "")
     values["law"] = StepTimeLaw(**_checked(values["law"], StepTimeLaw, "law.", NUM_V1_COEFFICIENTS))
     for key in ("fit_error", "errors", "held_out"):

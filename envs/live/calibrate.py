@@ -6,9 +6,8 @@ The server must be idle. Steps of prefill, of decode and with a cached prefix ar
 (``sweep.py``), in rounds, so that a disturbance spoils one round and not one size; of each the median counts.
 ``envs.emulator.profile.fit`` makes the law of them, and the profile holds how far it is off at each.
 
-What HTTP adds to a request is no part of any step, and a profile has no place for it: it is printed, said in
-the profile's ``source``, and given to an emulated cluster as half of it each way,
-``world.network_delay_s``.
+What HTTP adds to a request is no part of any step: the profile's ``request_overhead_s`` holds it, and the
+twin of a live cluster spends half of it on each way (any other emulated cluster: ``world.network_delay_s``).
 
 Sizes that a server does not tell (``max_num_seqs``, ``max_num_batched_tokens``, bytes, the GPU) are those of
 the profile named by ``like``, or said one by one.
@@ -242,7 +241,14 @@ def _fitted(profile: Profile, shapes: Sequence[Shape], time_scale: float) -> Cal
     )
     if left_out:
         source += f" For want of time not measured: {', '.join(left_out)}."
-    return replace(calibration, profile=replace(profile, law=law, fit_error=fit_error, source=source))
+    measured = replace(
+        profile,
+        law=law,
+        fit_error=fit_error,
+        source=source,
+        request_overhead_s=float(f"{2 * calibration.network_delay_s:.6g}"),
+    )
+    return replace(calibration, profile=measured)
 
 
 def _point(kind: str, x: int, num_context_tokens: int, step_s: float) -> Point:

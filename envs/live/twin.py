@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from envs.emulator.build import InstanceConfig
@@ -16,32 +17,34 @@ from envs.world import World
 def cluster(
     endpoints: str | Mapping[str, Any],
     scrape_interval_s: float = 0.1,
-    network_delay_s: float = 0.0,
     world: World | None = None,
 ) -> EmulatedCluster:
     """Build what ``conf/cluster/twin.yaml`` describes; the servers are asked for their sizes.
 
+    Half of what a profile says that a request has on top of its steps is spent on each way, where the world
+    has no network delay of its own.
+
     Args:
         endpoints: As of ``envs.live.fleet.cluster``; each must name a profile.
         scrape_interval_s: How often the gauges are read.
-        network_delay_s: What a request and its tokens take on their way beside the engine's steps, each way:
-            half of what ``envs.live.calibrate`` calls the overhead of a request.
-        world: What goes wrong; it brings its own network delay.
+        world: What goes wrong.
 
     Raises:
-        ValueError: An endpoint cannot be reached, or names no profile; or there are both a world and a delay.
+        ValueError: An endpoint cannot be reached, or names no profile.
     """
     live = fleet.cluster(endpoints)
-    configs = []
+    configs, delays_s = [], []
     for endpoint, traits in zip(live.endpoints, live.traits, strict=True):
         if endpoint.profile is None:
             raise ValueError(
                 f"{endpoint}: its twin needs a profile; name a shipped one, or measure it with"
                 f" python -m envs.live.calibrate url={endpoint.url}"
             )
+        profile = load(endpoint.profile)
+        delays_s.append(profile.request_overhead_s / 2)
         configs.append(
             InstanceConfig(
-                load(endpoint.profile),
+                profile,
                 num_blocks=traits.num_blocks,
                 max_num_seqs=traits.max_num_seqs,
                 max_num_batched_tokens=traits.max_num_batched_tokens,
@@ -50,12 +53,8 @@ def cluster(
                 async_scheduling=endpoint.async_scheduling,
             )
         )
-    if network_delay_s and world is not None:
-        raise ValueError(
-            f"network_delay_s is {network_delay_s} and there is a world: set the world's network_delay_s"
-        )
-    if network_delay_s:
-        world = World(network_delay_s=network_delay_s)
+    if any(delays_s) and (world is None or not world.network_delay_s):
+        world = replace(world or World(), network_delay_s=delays_s)
     block_size = live.traits[0].block_size
     if world is not None:
         return DisturbedCluster(configs, world, block_size, scrape_interval_s)

@@ -27,8 +27,9 @@ def configured(directory, *overrides):
         return compose("fidelity", [*TINY, *overrides, f"directory={directory}"])
 
 
-def test_two_worlds_alike_are_found_to_be(tmp_path, capsys):
-    report = compare(configured(tmp_path))
+@pytest.mark.parametrize("experiment", ["fidelity", "fidelity_cpu"])
+def test_two_worlds_alike_are_found_to_be(experiment, tmp_path, capsys):
+    report = compare(configured(tmp_path, f"experiment={experiment}", "workload.block_size=16"))
     assert len(report["policies"]) == 6
     for figures in report["policies"].values():
         assert figures["prefix_hits"]["relative"] == figures["prefix_hits"]["num_different"] == 0

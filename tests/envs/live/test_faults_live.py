@@ -80,7 +80,7 @@ def two(servers, first=0):
     return {name: endpoints[name] for name in list(endpoints)[first : first + 2]}
 
 
-@pytest.mark.parametrize(("first", "num_output"), [(0, 150), (2, 1500)], ids=["modelled", "cpu"])
+@pytest.mark.parametrize(("first", "num_output"), [(0, 150), (2, 6000)], ids=["modelled", "cpu"])
 def test_kill_in_mid_stream_then_refused_then_back(live_servers, first, num_output):
     victim = live_servers[first]
     with playing(two(live_servers, first)) as (cluster, play):
