@@ -10,6 +10,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from envs.live.quick_switching import quick_switching
+
 Answer = TypeVar("Answer")
 JOIN_TIMEOUT = 10.0  # seconds
 _log = logging.getLogger(__name__)
@@ -68,7 +70,8 @@ def _run(
         await close()
 
     try:
-        asyncio.run(main())
+        with quick_switching():
+            asyncio.run(main())
     except BaseException as error:
         on_error(error)
     on_error(RuntimeError("it has ended"))  # should anybody still wait for something

@@ -75,6 +75,7 @@ class Traffic:
         have_reset = await asyncio.gather(*[client.reset_prefix_cache() for client in self._clients])
         self._notices.restart()
         self._mailbox.restart()
+        self._views_before = self._view_counts()
         counts = self._mailbox.counts
         counts["num_prefix_caches_reset"] = sum(have_reset)
         first = await asyncio.gather(*[self._read(index) for index in range(len(self._clients))])
@@ -116,7 +117,10 @@ class Traffic:
             await client.close()
 
     def view_counts(self) -> Mapping[str, int]:
-        """The sums of what the views count."""
+        """The sums of what the views have counted since the episode began; in any thread."""
+        return {name: count - self._views_before[name] for name, count in self._view_counts().items()}
+
+    def _view_counts(self) -> Mapping[str, int]:
         counts: dict[str, int] = {}
         for view in self._views or ():
             for name, count in view.counters().items():

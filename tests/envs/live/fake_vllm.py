@@ -19,7 +19,7 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -81,7 +81,7 @@ class FakeVllm:
     port: int = 0
 
     bodies: list[dict[str, Any]] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
+    headers: list[Mapping[str, str]] = field(default_factory=list)
     token_at: list[list[float]] = field(default_factory=list)
     """Of each stream, when its tokens were written, on the loop's clock, which is the monotonic one."""
     num_running: int = 0
@@ -162,7 +162,7 @@ class FakeVllm:
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.bodies.append(body)
-        self.headers.append({name.lower(): value for name, value in request.headers.items()})
+        self.headers.append(request.headers)
         fault = self.faults.pop(0) if self.faults else self.fault
         assert fault in FAULTS or not fault, fault
         if fault.isdigit():

@@ -5,8 +5,10 @@ import logging
 import time
 from math import inf, isnan
 
+import msgpack
 import numpy as np
 import pytest
+import zmq
 
 from envs.cluster import Cluster, Request
 from envs.live import fleet
@@ -329,6 +331,43 @@ def test_exact_hits_need_kv_events(cluster):
         ValueError, match=r"exact prefix hits need the KV events of every endpoint.*'a' a kv_ev"
     ):
         cluster.num_exact_hit_tokens(Request(0, 0.0, 16, 3))
+
+
+def test_exact_hits_are_what_the_kv_events_say(servers, tmp_path):
+    context = zmq.Context()
+    socket = context.socket(zmq.PUB)
+    address = f"ipc://{tmp_path}/events"
+    socket.bind(address)
+    live = fleet.cluster({"a": {"url": servers[0].url, "kv_events": address}})
+    request = Request(0, 0.0, 60, 1, np.arange(1, 4))
+    try:
+        live.reset()
+        live.submit(request, 0)
+        live.drain()
+        (body,) = servers[0].bodies
+        assert live.num_exact_hit_tokens(request).tolist() == [0]
+        event = {"type": "BlockStored", "block_hashes": [7, 8], "parent_block_hash": None, "block_size": 16}
+        event |= {"token_ids": body["prompt"][:32], "extra_keys": [[body["cache_salt"]], None]}
+        for sequence in (0, 1, 5):  # of which the last is after a gap
+            socket.send_multipart([b"", sequence.to_bytes(8, "big"), msgpack.packb([0.0, [event], 0])])
+            assert soon(lambda: live.num_exact_hit_tokens(request).tolist() == [32])
+        assert soon(lambda: live.counters()["num_kv_event_gaps"] == 1)
+        live.reset()
+        assert live.num_exact_hit_tokens(request).tolist() == [0]  # under another salt
+        assert live.counters()["num_kv_event_gaps"] == 0
+    finally:
+        live.close()
+        socket.close(linger=0)
+        context.term()
+
+
+def test_kv_events_that_nobody_publishes(servers, tmp_path):
+    entry = {"url": servers[0].url, "kv_events": f"ipc://{tmp_path}/none"}
+    live = fleet.cluster({"a": entry}, connect_timeout_s=0.3)
+    with pytest.raises(ValueError, match=r"no KV events at ipc://.*/none within 0\.3 s; mend kv_events"):
+        live.reset()
+    with pytest.raises(RuntimeError, match="not open"):
+        live.snapshot()
 
 
 def test_lag_is_counted(servers, cluster):

@@ -14,6 +14,7 @@ import pytest
 
 from envs.cluster import Request
 from envs.live import fleet, stream
+from envs.live.quick_switching import SWITCH_INTERVAL
 from envs.live.scraper import Scraper
 
 from .fake_vllm import fakes
@@ -64,6 +65,16 @@ def test_closing_in_the_middle_of_everything(servers):
         live.close()
         assert not live_threads()
     assert soon(lambda: servers[0].num_running == servers[1].num_running == 0)
+
+
+def test_threads_switch_quickly_while_a_cluster_is_open(servers):
+    usual = sys.getswitchinterval()
+    first, second = opened(servers), opened(servers)
+    assert sys.getswitchinterval() == SWITCH_INTERVAL < usual
+    first.close()
+    assert sys.getswitchinterval() == SWITCH_INTERVAL
+    second.close()
+    assert sys.getswitchinterval() == usual
 
 
 def test_garbage_ends_its_thread_and_warns(servers):
