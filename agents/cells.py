@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import signal
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, closing
 from dataclasses import fields
@@ -75,6 +76,13 @@ def read(directory: Path, cell: Cell) -> tuple[pd.DataFrame, dict[str, Any]]:
         return pd.read_parquet(path), read_json(path.with_suffix(".json"))
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: not a whole cell ({error}); delete it to have it made anew") from error
+
+
+def add_counters(totals: dict[str, float], counted: Mapping[str, float]) -> None:
+    """Add what one cell's cluster counted; of what is no count (a greatest, a mean), keep the greatest."""
+    for name, number in counted.items():
+        is_count = name.startswith("num_")
+        totals[name] = totals.get(name, 0) + number if is_count else max(totals.get(name, 0), number)
 
 
 def run(config: DictConfig, directory: Path) -> list[Cell]:

@@ -132,10 +132,14 @@ def _circumstances(config: DictConfig, loaded: Any) -> dict[str, Any]:
     first = next(iter(config.policies))
     overlap = greatest_overlap({seed: loaded[Cell(first, seed)][0] for seed in config.seeds})
     counters: dict[str, dict[str, int]] = {name: {} for name in config.policies}
+    of_cluster: dict[str, dict[str, float]] = {}
     for cell, (_, side) in loaded.items():
         for counter, number in side["counters"].items():
             counters[cell.policy][counter] = counters[cell.policy].get(counter, 0) + number
-    return {
+        if of_cell := side.get("cluster_counters"):  # absent where an earlier version made the cell
+            cells.add_counters(of_cluster.setdefault(cell.policy, {}), of_cell)
+    live = {"cluster_counters": of_cluster} if of_cluster else {}  # an emulated cluster has none
+    return live | {
         "warmup_s": config.warmup_s,
         "workload_notes": loaded[Cell(first, config.seeds[0])][1]["workload_notes"],
         "greatest_overlap": overlap._asdict() if overlap else None,

@@ -12,12 +12,11 @@ the profiles named for them). In the run's directory then lie
   that look at the cluster soon decide otherwise in a world that is a millisecond off, so that their own
   decisions tell whether the emulator finds the same winner, and the same decisions how far its times are off;
 * ``fidelity.json``: latencies, prefix hits and the ranking of policies compared (``agents.likeness``);
-* ``fidelity.html``: the same for people, and ``fidelity.png``: the distributions.
+* ``table.md`` and ``fidelity.html``: the same for people, and ``fidelity.png``: the distributions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
@@ -29,7 +28,7 @@ from agents import cells
 from agents.build_env import build_env
 from agents.cells import Cell, build_policy
 from agents.config import register
-from agents.fidelity_report import html_page, printed_table
+from agents.fidelity_report import html_page, markdown_table
 from agents.files import write, write_json, write_parquet
 from agents.likeness import Worlds, latencies, paired, prefix_hits, ranking
 from agents.plots import distributions
@@ -60,7 +59,7 @@ def compare(config: DictConfig) -> dict[str, Any]:
         write_parquet(cell.path(directory / "replayed"), replayed)
         own.setdefault(cell.policy, []).append(paired(real, modelled, config.warmup_s))
         same.setdefault(cell.policy, []).append(paired(real, replayed, config.warmup_s))
-        _add(counters.setdefault(cell.policy, {}), side["cluster_counters"])
+        cells.add_counters(counters.setdefault(cell.policy, {}), side["cluster_counters"])
         notes = side["workload_notes"]
     report = {
         "seeds": list(config.seeds),
@@ -89,7 +88,9 @@ def compare(config: DictConfig) -> dict[str, Any]:
     distributions(same, directory / "fidelity.png")
     page = html_page(report, directory / "fidelity.png")
     write(directory / "fidelity.html", lambda temporary: temporary.write_text(page, encoding="utf-8"))
-    print(printed_table(report))
+    text = markdown_table(report)
+    write(directory / "table.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    print(text)
     print(f"results: {directory}")
     return report
 
@@ -98,13 +99,6 @@ def _replayed(config: DictConfig, cell: Cell, real: pd.DataFrame) -> pd.DataFram
     """What becomes of the same requests in the emulator where each goes to the instance it went to live."""
     with closing(build_env(_side(config, "emulated"))) as env:
         return replay(env, cell.seed, real["instance"].tolist(), real["propensity"].tolist()).ledger()
-
-
-def _add(totals: dict[str, float], counts: Mapping[str, float]) -> None:
-    """Add what one stream's live cluster counted; of what is a maximum or a mean, keep the greatest."""
-    for name, number in counts.items():
-        is_count = name.startswith("num_")
-        totals[name] = totals.get(name, 0) + number if is_count else max(totals.get(name, 0), number)
 
 
 def _check(config: DictConfig) -> None:

@@ -9,12 +9,16 @@ from typing import Any
 
 import pandas as pd
 
+from agents import markdown
+
 _SHOWN = (("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "E2E"))
 
 
-def printed_table(report: dict[str, Any]) -> str:
+def markdown_table(report: dict[str, Any]) -> str:
     """How far the emulated figures are from the live ones, one line per policy, and what that means."""
-    return "\n".join((_differences(report).to_string(index=False), "", *_findings(report)))
+    differences = _differences(report)
+    lines = [list(differences.columns), *differences.to_numpy().tolist()]
+    return "\n".join((markdown.table(lines), "", *_findings(report), ""))
 
 
 def html_page(report: dict[str, Any], picture: Path) -> str:

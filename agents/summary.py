@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from agents import markdown
 from agents.comparison import CONFIDENCE, NUM_RESAMPLES, mean_over_seeds, relative_difference
 
 NOTABLE_OVERLAP = 0.05
@@ -108,12 +109,6 @@ def markdown_table(summary: dict[str, Any], timing: pd.DataFrame) -> str:
                 *(f"{values[figure][0]:.1f}" for figure in failures),
             )
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    rule = tuple("-" * width for width in widths)
-    text = "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in (header, rule, *lines[1:])
-    )
     notes = [
         f"Means over {len(summary['seeds'])} seeds; in brackets {summary['intervals']}.",
         f"Requests: {'; '.join(summary['workload_notes'])}.",
@@ -137,4 +132,4 @@ def markdown_table(summary: dict[str, Any], timing: pd.DataFrame) -> str:
         if fallbacks:
             told = ", ".join(f"{counter} {number}" for counter, number in fallbacks.items())
             notes.append(f"{name} decided otherwise than by its own rule: {told}, over all seeds.")
-    return "\n".join((text, "", *notes, ""))
+    return "\n".join((markdown.table(lines), "", *notes, ""))

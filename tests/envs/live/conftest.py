@@ -9,6 +9,8 @@ from envs.live.server import Servers
 from envs.live.server_options import ServerOptions
 from envs.live.vllm_python import NO_VLLM, vllm_python
 
+from .processes import members
+
 PROFILE = "h100_llama-3.1-8b"
 TIME_SCALE = 10
 MODELLED = ServerOptions(
@@ -24,6 +26,8 @@ def live_servers(tmp_path_factory):
         pytest.skip(NO_VLLM)
     with Servers([MODELLED, MODELLED, CPU, CPU], tmp_path_factory.mktemp("servers")) as servers:
         yield servers
+        groups = [server.group for server in servers]
+    assert [members(group) for group in groups] == [[], [], [], []]
 
 
 @pytest.fixture

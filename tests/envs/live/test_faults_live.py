@@ -45,7 +45,8 @@ class Play:
         self.num_sent += 1
 
     def wait(self, duration_s):
-        self._take(self.cluster.advance_to(self.cluster.now_s + duration_s))
+        """Let so much time pass from when the clock is, which may be ahead of the cluster."""
+        self._take(self.cluster.advance_to(self.cluster.now_s + self.cluster.lag_s + duration_s))
 
     def end(self):
         """Wait until nothing is in flight; every request has ended once, and the sums hold."""
