@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from envs.emulator.build import InstanceConfig
@@ -21,8 +20,8 @@ def cluster(
 ) -> EmulatedCluster:
     """Build what ``conf/cluster/twin.yaml`` describes; the servers are asked for their sizes.
 
-    Half of what a profile says that a request has on top of its steps is spent on each way, where the world
-    has no network delay of its own.
+    Half of what a profile says that a request has on top of its steps is spent on each way, where there is no
+    world, which has a network delay of its own.
 
     Args:
         endpoints: As of ``envs.live.fleet.cluster``; each must name a profile.
@@ -53,8 +52,8 @@ def cluster(
                 async_scheduling=endpoint.async_scheduling,
             )
         )
-    if any(delays_s) and (world is None or not world.network_delay_s):
-        world = replace(world or World(), network_delay_s=delays_s)
+    if any(delays_s) and world is None:
+        world = World(network_delay_s=delays_s)
     block_size = live.traits[0].block_size
     if world is not None:
         return DisturbedCluster(configs, world, block_size, scrape_interval_s)
