@@ -66,5 +66,5 @@ def test_without_a_profile_it_cannot_be(server):
 
 
 def test_an_overhead_that_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="request_overhead_s: -1.0 is not a finite number"):
+    with pytest.raises(ValueError, match=r"request_overhead_s: -1\.0 is not a finite number"):
         replace(load(PROFILE), request_overhead_s=-1.0)
