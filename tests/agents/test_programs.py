@@ -24,6 +24,11 @@ from envs.emulator.compilation import NOTICE
 
 CONF = Path(__file__).parents[2] / "conf"
 LIVE = {"live", "twin"}  # clusters that ask servers
+OTHER_EXPERIMENTS = {
+    "fidelity",
+    "fidelity_cpu",
+    "live",
+}  # test_fidelity.py, and test_programs_live.py on servers
 TINY = [
     "cluster=tiny",
     "workload=generated",
@@ -114,7 +119,7 @@ def test_every_option_composes_and_is_built(group, option, tmp_path, monkeypatch
         build(config.workload, "workload")
 
 
-@pytest.mark.parametrize("experiment", sorted({*options("experiment")} - {"fidelity", "fidelity_cpu"}))
+@pytest.mark.parametrize("experiment", sorted({*options("experiment")} - OTHER_EXPERIMENTS))
 def test_every_experiment_runs_in_a_tiny_form(experiment, tmp_path, monkeypatch):
     monkeypatch.setenv("ROUTEGYM_TRACES", str(tmp_path))
     text = (CONF / "experiment" / f"{experiment}.yaml").read_text()

@@ -70,20 +70,15 @@ def test_lodestar_learns_on_servers_and_policies_are_compared_there(of_kind, tmp
         configured(
             "evaluate",
             tmp_path / "run",
-            *live,
-            "+agent@policies.lodestar=lodestar",
+            "experiment=live",
+            *live[1:],
             f"+trained.lodestar={trained}",
-            "+agent@policies.round_robin=round_robin",
-            "+agent@policies.least_in_flight=least_in_flight",
-            "reference=round_robin",
             "workload.num_requests=60",
-            "seeds=[0]",
-            "num_workers=1",
-            "warmup_s=0",
             "window_s=1",
         )
     )
-    assert len(summary["policies"]) == 3
+    assert len(summary["policies"]) == 4
+    assert summary["cluster_counters"]["lodestar"]["num_served"] == 60
     for cell in sorted((tmp_path / "run" / "cells").glob("*.parquet")):
         ledger = pd.read_parquet(cell)
         assert len(ledger) == 60
