@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference test vllm differential live fidelity fidelity-cpu bench bench-live bench-peers lint types clean
+.PHONY: help demo check-demo reference reference-fidelity test vllm differential live fidelity fidelity-cpu bench bench-live bench-peers lint types clean
 help:  ## Show this list.
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -30,6 +30,10 @@ reference:  ## Keep the last demo's table and picture as those that the README s
 	mkdir -p runs/reference/demo
 	cp runs/demo/evaluation/table.md runs/demo/evaluation/summary.json runs/demo/evaluation/ttft_over_time.png \
 	  runs/reference/demo/
+
+reference-fidelity:  ## Keep the tables of the last fidelity and fidelity-cpu as those that the README shows.
+	for name in fidelity fidelity_cpu; do mkdir -p runs/reference/$$name && cp runs/$$name/fidelity/table.md \
+	  runs/$$name/fidelity/fidelity.json runs/$$name/fidelity/fidelity.png runs/reference/$$name/ || exit 1; done
 
 test: $(VENV)/.installed  ## Run the tests.
 	$(BIN)/python -m pytest

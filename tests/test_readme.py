@@ -11,6 +11,12 @@ def test_table_is_the_reference_runs():
     assert (ROOT / "runs/reference/demo/table.md").read_text(encoding="utf-8").strip() in README
 
 
+def test_tables_of_fidelity_are_the_reference_runs():
+    for name in ("fidelity", "fidelity_cpu"):
+        table = (ROOT / "runs/reference" / name / "table.md").read_text(encoding="utf-8").strip()
+        assert table in README
+
+
 def test_links_lead_somewhere():
     targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if not target.startswith("http")]
     assert targets
