@@ -12,7 +12,7 @@ def build_env(config: DictConfig) -> RoutingEnv:
     """The environment that the groups ``env``, ``cluster``, ``world``, ``workload``, ``reward`` describe."""
     world = None if config.world is None else build(config.world, "world")
     cluster = build(config.cluster, "cluster", world=world)
-    if world is not None and getattr(cluster, "world", None) is not world:
+    if world is not None and ("world" in config.cluster or getattr(cluster, "world", None) is None):
         raise ConfigError("world: this cluster takes none, or brings its own; leave one of the two out")
     env: RoutingEnv = build(
         config.env,

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, closing
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from agents.policy import Learner, Policy, Trainable
 from agents.program import use_one_thread
 from agents.recording import recorder_of
 from agents.rollout import play
+from agents.warm_up import warm_up
 from conf.build import ConfigError, build
 from envs.live.recording import HEADER
 
@@ -116,6 +117,8 @@ def _keys(config: DictConfig) -> dict[Cell, str]:
     trace = getattr(build(config.workload, "workload"), "trace", None)
     if config.world is not None:
         world["world"] = repr(build(config.world, "world"))  # with what its schedule's file holds
+    if "endpoints" in config.cluster:  # the same file may come to name other servers
+        world["instances"] = [asdict(traits) for traits in build(config.cluster, "cluster").traits]
     world["trace"] = _digest(*(getattr(trace, field.name) for field in fields(trace))) if trace else ""
     keys = {}
     for name, node in config.policies.items():
@@ -151,6 +154,7 @@ def _make(plain: Any, directory: Path, cell: Cell, key: str) -> None:
     path = cell.path(directory)
     path.unlink(missing_ok=True)
     with closing(build_env(config)) as env, ExitStack() as stack:
+        warm_up(env)
         recorder = None
         if config.get("record"):
             version = f"{cell.policy}@{key[:16]}"

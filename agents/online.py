@@ -11,6 +11,7 @@ import numpy as np
 from agents import checkpoint
 from agents.policy import Learner
 from agents.rollout import finish, policy_rng, replay
+from agents.warm_up import warm_up
 from envs.live.recorder import Recorder
 from envs.routing import RoutingEnv
 
@@ -34,11 +35,12 @@ def learn_online(
     Every episode follows from ``seed`` and its number. A checkpoint, after each ``checkpoint_every``
     decisions and each episode, holds the learner and the episode's decisions so far: a killed run replays
     those, goes on from there and ends in the same bytes. (On a live cluster nothing can be replayed: it
-    goes on in a new episode with what was learned.) ``progress`` is told the number of decisions made, with
+    begins the episode anew, with what was learned.) ``progress`` is told the number of decisions made, with
     the episode's figures at its end and nothing in between. Where decisions are recorded, those
     before a checkpoint are on disk before it is.
     """
     with closing(make_env(0)) as env, ExitStack() as stack:
+        warm_up(env)
         recorder = stack.enter_context(make_recorder(env)) if make_recorder is not None else None
         run = _Run(learner, env, seed, directory / CHECKPOINT, checkpoint_every, progress, recorder)
         while run.num_episodes == 0 or run.num_decisions < (total_timesteps or 0):
@@ -68,9 +70,7 @@ class _Run:
             self.propensities = saved["propensities"].tolist()
             learner.load_state(saved["learner"])
             progress(self.num_decisions + len(self.instances), {})
-            if self.instances and not env.cluster.repeatable:
-                self.num_episodes += 1
-                self.num_decisions += len(self.instances)
+            if not env.cluster.repeatable:
                 self.instances = self.propensities = ()
 
     def play_episode(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,11 +29,13 @@ def use_one_thread() -> None:
 
 @contextmanager
 def program(name: str) -> Iterator[None]:
-    """Run a program: what a user can mend becomes one line and exit status 2, Ctrl-C status 130.
+    """Run a program: what a user can mend becomes one line and exit status 2, Ctrl-C or SIGTERM 130.
 
     ``HYDRA_FULL_ERROR=1`` lets the traceback through.
     """
     use_one_thread()
+    # Who asks a program to end (a scheduler, kubectl delete) gets what Ctrl-C gets: nothing half-written.
+    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except (KeyboardInterrupt, SystemError) as error:
@@ -48,3 +51,5 @@ def program(name: str) -> Iterator[None]:
         if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
             raise  # Hydra goes on with the sweep's other jobs, and fails at its end
         sys.exit(2)
+    finally:
+        signal.signal(signal.SIGTERM, usual)

@@ -11,6 +11,8 @@ from agents.comparison import CONFIDENCE, NUM_RESAMPLES, mean_over_seeds, relati
 
 NOTABLE_OVERLAP = 0.05
 """Share of requests that two streams may have in common without a word."""
+NOTABLE_LAG_S = 0.05
+"""How late a live cluster may be sent a request without a word."""
 FAILURES = {"num_failed": "failed", "num_retries": "retries"}
 """Figures, means per stream, that have a column of the table where they are not 0, and its heading."""
 COMPARED = ("ttft_mean_s", "ttft_p50_s", "ttft_p90_s", "ttft_p99_s", "tpot_mean_s", "e2e_mean_s")
@@ -62,7 +64,7 @@ def markdown_table(summary: dict[str, Any], timing: pd.DataFrame) -> str:
 
     Args:
         summary: What ``summarise`` returned, with ``workload_notes``, ``warmup_s``, ``greatest_overlap``
-            and ``counters`` (policy -> counter -> number) beside it.
+            and ``counters`` (policy -> counter -> number) beside it; of live clusters ``cluster_counters``.
         timing: Columns ``policy, decision_us_mean``.
     """
     reference = summary["reference"]
@@ -123,6 +125,12 @@ def markdown_table(summary: dict[str, Any], timing: pd.DataFrame) -> str:
             f" {overlap['frac_shared']:.0%} of their requests, no two more: the intervals say little of other"
             " traces."
         )
+    for name, counted in summary.get("cluster_counters", {}).items():
+        if counted["max_lag_s"] > NOTABLE_LAG_S:
+            notes.append(
+                f"{name}: a request was sent {counted['max_lag_s']:.2g} s late: the policy or the machine did"
+                " not keep up with the arrivals."
+            )
     for name in summary["policies"]:
         fallbacks = {
             counter: number

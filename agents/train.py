@@ -10,6 +10,7 @@ and ``learning_curve.png``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,13 @@ def train(config: DictConfig) -> Path:
             f"record: {config.agent._target_} trains in a loop of its own, which keeps no scores and"
             " propensities; train it with record=false and record what it learned by routegym-evaluate"
         )
-    build_env(config).close()  # a bad cluster or workload is told before anything is written
+    with closing(build_env(config)) as env:  # a bad cluster or workload is told before anything is written
+        num_envs = getattr(agent, "num_envs", 1)
+        if not env.cluster.repeatable and num_envs > 1:
+            raise ConfigError(
+                f"agent.num_envs: {num_envs} environments would disturb each other on the same servers; set"
+                " agent.num_envs=1"
+            )
     directory = claim(config, RELEVANT)
     logger = build(config.logger, "logger", run_name=config.name, directory=directory)
     total = config.total_timesteps or getattr(agent, "total_timesteps", None)

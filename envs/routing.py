@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from envs.cluster import Cluster, Completion, Events, Request
 from envs.emulator.fleet import cluster as emulated_cluster
 from envs.feedback import Feedback
+from envs.interval import interval_of
 from envs.observation import Observation, observation_space
 from envs.prefix_index import PrefixIndex
 from envs.render import to_ansi, to_rgb_array
@@ -38,7 +39,6 @@ from envs.router_view import RouterView
 from envs.routers import Routers
 from envs.workload import generator
 from envs.workload.stream import Workload
-from reward.interval import Interval
 from reward.ttft import Ttft
 from reward.weighted_sum import Weighted, WeightedSum
 
@@ -231,7 +231,8 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
 
         events, retried = self._to_next_decision()
         feedback = [self._feedback(completion) for completion in events.completions + retried]
-        interval = _interval(events, retried, num_waiting, num_in_flight, now_s, self.cluster.now_s)
+        spans = (now_s, self.cluster.now_s, self._late_s())
+        interval = interval_of(events, retried, num_waiting, num_in_flight, *spans)
         self._num_waiting -= len(events.first_tokens)
         self._num_waiting -= sum([isnan(completion.first_token_at_s) for completion in events.completions])
         self._num_waiting += sum([not isnan(completion.first_token_at_s) for completion in retried])
@@ -332,6 +333,12 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
                 events.completions.append(completion)
         events.first_tokens.extend(passed.first_tokens)
 
+    def _late_s(self) -> float:
+        """How long the new request waited unseen: a live answer's end, due to bring it, is learned late."""
+        if self._request is None or self._num_retries > 0:
+            return 0.0
+        return self.cluster.now_s - self._request.arrived_at_s
+
     def _view_of(self, request_id: int) -> RouterView:
         return self.routers.views[self._in_flight[request_id].router]
 
@@ -355,45 +362,3 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
             num_retries=decision.num_retries,
             is_retried=bool(completion.failure) and decision.num_retries < self.max_retries,
         )
-
-
-def _interval(
-    events: Events,
-    retried: list[Completion],
-    num_waiting: int,
-    num_in_flight: int,
-    begins_at_s: float,
-    ends_at_s: float,
-) -> Interval:
-    """What happened in an interval that began with so many requests waiting and in flight.
-
-    A request that is sent again has waited all along: its first token, if it had one, was none.
-    """
-    duration_s = ends_at_s - begins_at_s
-    first_tokens, completions = events
-    waiting_request_s = num_waiting * duration_s - _total_s(ends_at_s, [token.at_s for token in first_tokens])
-    for completion in retried:
-        if not isnan(completion.first_token_at_s):
-            waiting_request_s += ends_at_s - completion.first_token_at_s
-    if not completions:
-        return Interval(duration_s, waiting_request_s, num_in_flight * duration_s)
-    served = [completion for completion in completions if not completion.failure]
-    return Interval(
-        duration_s=duration_s,
-        waiting_request_s=waiting_request_s,
-        in_flight_request_s=num_in_flight * duration_s
-        - _total_s(ends_at_s, [completion.finished_at_s for completion in served]),
-        ttft_s=np.array([completion.ttft_s for completion in served]),
-        tpot_s=np.array([completion.tpot_s for completion in served]),
-        e2e_s=np.array([completion.e2e_s for completion in served]),
-        slo_met=np.array([completion.slo_met for completion in completions], np.bool_),
-        num_output_tokens=np.array([completion.num_output_tokens for completion in completions], np.int64),
-    )
-
-
-def _total_s(now_s: float, instants_s: list[float]) -> float:
-    """Total time since these instants; not by ``sum``, which from Python 3.12 on adds with a correction."""
-    total_s = 0.0
-    for at_s in instants_s:
-        total_s += now_s - at_s
-    return total_s

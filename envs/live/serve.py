@@ -9,13 +9,15 @@ Their addresses stand in ``runs/live/endpoints.json`` meanwhile, which ``cluster
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from envs.live.server import POLL_S, STOP_TIMEOUT_S, ServerError, Servers
 from envs.live.server_options import ServerOptions, parse
 
 ENDPOINTS = "endpoints.json"
+INTERRUPTED = 130
+"""Exit status where a command was ended by Ctrl-C."""
 _USAGE = (
     "kind=modelled profile=h100_llama-3.1-8b[,ANOTHER] [time_scale=10] [count=2] [directory=runs/live]"
     " [-- COMMAND]"
@@ -56,7 +60,7 @@ def serve(assignments: Sequence[str], command: Sequence[str] = ()) -> int:
     if len(options) > 1 and (taken := sorted(given.keys() & {"name", "port"})):
         raise ValueError(f"{taken[0]} is one server's own, and there are {len(options)}")
     path = Path(directory) / ENDPOINTS
-    with Servers(options, directory) as servers:
+    with _taken(Path(directory)), Servers(options, directory) as servers:
         try:
             _write_whole(path, json.dumps(servers.endpoints(), indent=2) + "\n")
             print(f"{len(servers)} up: {', '.join(servers.urls)}. Logs and {ENDPOINTS} are in {directory}.")
@@ -70,6 +74,23 @@ def serve(assignments: Sequence[str], command: Sequence[str] = ()) -> int:
             path.unlink(missing_ok=True)
 
 
+@contextmanager
+def _taken(directory: Path) -> Iterator[None]:
+    """Take a directory for these servers alone; the lock goes with the process."""
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ServerError(
+                f"other servers run in {directory}: end them, or say directory=ANOTHER"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _run(command: Sequence[str], servers: Servers) -> int:
     """Run a command while all servers live; without one, wait until one of them ends."""
     process = subprocess.Popen(command) if command else None
@@ -80,15 +101,26 @@ def _run(command: Sequence[str], servers: Servers) -> int:
             time.sleep(POLL_S)
         for server in servers:
             server.is_healthy()  # says which has ended, and its last words
+    except KeyboardInterrupt:
+        if process is None:
+            raise
+        _await_end(process)  # Ctrl-C went to it too
+        return INTERRUPTED
     finally:
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGINT)
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _await_end(process)
     raise AssertionError("a server that is not alive is not healthy")
+
+
+def _await_end(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a command that was asked to end has ended; ask once more, then kill it, if it does not."""
+    for ask in (process.terminate, process.kill):
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            ask()
+    process.wait()
 
 
 def _write_whole(path: Path, text: str) -> None:

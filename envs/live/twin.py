@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from envs.emulator.build import InstanceConfig
@@ -20,8 +21,8 @@ def cluster(
 ) -> EmulatedCluster:
     """Build what ``conf/cluster/twin.yaml`` describes; the servers are asked for their sizes.
 
-    Half of what a profile says that a request has on top of its steps is spent on each way, where there is no
-    world, which has a network delay of its own.
+    Half of what a profile says that a request has on top of its steps is spent on each way, where the world
+    has no network delay of its own.
 
     Args:
         endpoints: As of ``envs.live.fleet.cluster``; each must name a profile.
@@ -31,7 +32,7 @@ def cluster(
     Raises:
         ValueError: An endpoint cannot be reached, or names no profile.
     """
-    live = fleet.cluster(endpoints)
+    live = fleet.cluster(endpoints, speed_factor=1.0)
     configs, delays_s = [], []
     for endpoint, traits in zip(live.endpoints, live.traits, strict=True):
         if endpoint.profile is None:
@@ -52,8 +53,8 @@ def cluster(
                 async_scheduling=endpoint.async_scheduling,
             )
         )
-    if any(delays_s) and world is None:
-        world = World(network_delay_s=delays_s)
+    if any(delays_s) and (world is None or not world.network_delay_s):
+        world = replace(world or World(), network_delay_s=delays_s)
     block_size = live.traits[0].block_size
     if world is not None:
         return DisturbedCluster(configs, world, block_size, scrape_interval_s)

@@ -55,7 +55,8 @@ def test_a_world_brings_its_own_delay(server, tmp_path):
     save(replace(load(PROFILE), request_overhead_s=0.02), tmp_path / "measured.json")
     endpoints = {"a": {"url": server.url, "profile": str(tmp_path / "measured.json")}}
     world = World(network_delay_s=0.5)
-    for cluster, delay_s in ((twin.cluster(endpoints), [0.01]), (twin.cluster(endpoints, world=world), 0.5)):
+    for given, delay_s in ((None, [0.01]), (World(), [0.01]), (world, 0.5)):
+        cluster = twin.cluster(endpoints, world=given)
         assert isinstance(cluster, DisturbedCluster)
         assert cluster.world.network_delay_s == delay_s
 
