@@ -69,3 +69,22 @@ def test_there_may_be_several_profiles(tmp_path, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([f"profile={profiles}", f"directory={tmp_path}", "--", sys.executable, "-c", "pass"])
     assert capsys.readouterr().out.startswith("2 up: ")
+
+
+def test_a_directory_is_for_one(tmp_path, capfd):
+    words = ["kind=cpu", f"directory={tmp_path}"]
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, "--", sys.executable, "-m", "envs.live.serve", *words])
+    assert f"other servers run in {tmp_path}: end them, or say directory=ANOTHER" in capfd.readouterr().err
+
+
+def test_a_command_that_is_interrupted_is_waited_for_and_told(tmp_path):
+    words = ["-m", "envs.live.serve", "kind=cpu", f"directory={tmp_path}"]
+    script = "import time; print('begun', flush=True); time.sleep(2); print('ended in peace')"
+    process = start(*words, "--", sys.executable, "-c", script)
+    while process.stdout.readline() != "begun\n":
+        pass
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert output == "ended in peace\n"
