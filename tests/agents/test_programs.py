@@ -403,8 +403,10 @@ def test_ctrl_c_in_training_leaves_a_run_that_ends_the_same(tmp_path):
     assert not list(stopped.glob(".*"))
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_ctrl_c_in_evaluation_leaves_whole_cells(num_workers, tmp_path):
+@pytest.mark.parametrize(
+    ("num_workers", "number"), [(1, signal.SIGINT), (2, signal.SIGINT), (1, signal.SIGTERM)]
+)
+def test_ctrl_c_in_evaluation_leaves_whole_cells(num_workers, number, tmp_path):
     overrides = [*TINY, "workload.num_generated=3000", "workload.num_requests=2000", "warmup_s=0.1"]
     overrides += ["+agent@policies.a=random", "+agent@policies.b=lodestar", "reference=a", "seeds=[0,1,2,3]"]
     overrides += [f"num_workers={num_workers}", "window_s=1"]
@@ -414,7 +416,7 @@ def test_ctrl_c_in_evaluation_leaves_whole_cells(num_workers, tmp_path):
     while not list(stopped.glob("cells/*.parquet")) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     said = errors.replace(NOTICE, "").strip()
