@@ -2,7 +2,7 @@
 
 ``cells/<policy>-<seed>.parquet`` holds what became of every request (``agents.rollout.LEDGER_COLUMNS``), the
 JSON beside it the rest, with a key that says what the cell was made of: policy, training, world, seed. A cell
-whose key still fits is not made again.
+whose key still fits is not made again; one that is begins its recording anew too.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from agents.recording import recorder_of
 from agents.rollout import play
 from agents.warm_up import warm_up
 from conf.build import ConfigError, build
+from envs.live.recorder import remove_recording
 from envs.live.recording import HEADER
 
 
@@ -153,6 +154,7 @@ def _make(plain: Any, directory: Path, cell: Cell, key: str) -> None:
     config = OmegaConf.create(plain)
     path = cell.path(directory)
     path.unlink(missing_ok=True)
+    remove_recording(cell.recording(directory))  # of a cell that was another, or broke off
     with closing(build_env(config)) as env, ExitStack() as stack:
         warm_up(env)
         recorder = None

@@ -51,7 +51,7 @@ def discover(endpoints: Sequence[Endpoint], limits: Limits, speed_factor: float)
 async def _ask(endpoint: Endpoint, limits: Limits, speed_factor: float) -> _Said:
     client = Client(endpoint, limits, speed_factor)
     try:
-        models = _models(endpoint, await client.get("/v1/models", limits.connect_timeout_s))
+        models = listed_models(endpoint, await client.get("/v1/models", limits.connect_timeout_s))
         return _Said(models, cache_config(await _metrics(client)))
     except NoAnswerError as error:
         raise ValueError(f"{endpoint}: {error}; {_mend(error.status)}") from None
@@ -78,7 +78,8 @@ async def _metrics(client: Client) -> str:
         return ""  # then the configuration must say it all
 
 
-def _models(endpoint: Endpoint, text: str) -> list[dict[str, Any]]:
+def listed_models(endpoint: Endpoint, text: str) -> list[dict[str, Any]]:
+    """Of the answer to ``/v1/models``, each with its ``id``. Raises ``ValueError`` where that is none."""
     try:
         models: list[dict[str, Any]] = json.loads(text)["data"]
         if models and all(isinstance(model["id"], str) for model in models):

@@ -39,7 +39,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs.feedback import Feedback
-from envs.live.recording import OnBadPart, Recording, RecordingError, matrix
+from envs.live.recording import OnBadPart, Recording, RecordingError, difference, matrix
 from envs.observation import INSTANCE_FEATURES, REQUEST_FEATURES, SCHEMA_HASH, observation_space
 
 _OF_DECISION = ("episode", "decision_id", "policy_version", "num_outcomes_learned", "at_s", "router")
@@ -65,8 +65,6 @@ _COLUMNS = (
     *_OF_REQUEST,
     *("seed", "instance", "instances", "request", "mask", "propensities", "scores"),
 )
-_ALIKE = ("schema_hash", "max_instances", "instances")
-"""Keys of the headers in which recordings of one dataset must agree."""
 
 
 def _minari() -> Any:
@@ -113,11 +111,10 @@ def write_dataset(
             f" of {SCHEMA_HASH}: use the version that recorded it ({header['versions']})"
         )
     for recording in read:
-        for key in _ALIKE:
-            if recording.header[key] != header[key]:
-                raise RecordingError(
-                    f"{recording.directory} and {read[0].directory} differ in {key}: make a dataset of each"
-                )
+        if differs := difference(recording.header, header):
+            raise RecordingError(
+                f"{recording.directory} and {read[0].directory} differ ({differs}): make a dataset of each"
+            )
     counts = {"episodes": 0, "steps": 0, "cut_decisions": 0, "skipped_parts": 0}
     # In full: Minari 0.5 measures its files at a relative path joined to itself.
     temporary = output.absolute().with_name(f".{output.name}.{os.getpid()}.part")
@@ -167,7 +164,9 @@ def _episodes(
         counts["cut_decisions"] += len(made) - num_steps
         if not num_steps:
             continue
-        is_whole = num_steps == len(made) and bool(known["is_last"].to_numpy().any())
+        # An outcome beyond the decisions is one of a decision that was lost.
+        is_whole = num_steps == len(made) and _ids(known)[-1] == _ids(made)[-1]
+        is_whole = is_whole and bool(known["is_last"].to_numpy().any())
         known = known.slice(int(np.searchsorted(_ids(known), _ids(made)[0])), num_steps)
         # One that is whole has no observation after its last decision.
         seen = made.take(pa.array(np.minimum(np.arange(num_steps + 1), len(made) - 1)))

@@ -18,7 +18,8 @@ import fcntl
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -43,16 +44,16 @@ from envs.live.recording import (
     PART,
     RecordingError,
     decisions_schema,
+    difference,
     part_name,
     part_numbers,
     read_header,
+    read_part,
 )
 from envs.observation import INSTANCE_FEATURES, REQUEST_FEATURES, SCHEMA_HASH, Observation
 
 MAX_HASHES = 2**22
 """Block hashes in one part, 32 MiB: a bound on memory where prompts are long."""
-_COMPARED = ("format", "schema_hash", "max_instances", "instances")
-"""Keys of the header in which a recording that is continued must be as this one."""
 _MATRICES = ("instances", "request", "mask", "scores", "propensities")
 _TEXTS = ["policy_version", "model", "failure"]
 
@@ -63,7 +64,8 @@ class Recorder:
     A part is written whole, flushed to disk and renamed, once it has ``rows_per_part`` decisions or outcomes
     or its first decision is ``seconds_per_part`` old: a crash loses the open part and nothing else. The
     caller waits for a part to be written, some 10 to 100 ms. A directory that holds a recording of the same
-    cluster is continued with further episodes; what is there is never written over.
+    cluster is continued with further episodes; what is there is never written over. Of the same cluster: with
+    the same instances, but for their ``num_blocks``.
 
     Args:
         directory: Of the recording; made if need be.
@@ -124,21 +126,21 @@ class Recorder:
             self._write(self.directory / HEADER, lambda path: path.write_text(text, encoding="utf-8"))
             return
         held = read_header(self.directory)
-        for key in _COMPARED:
-            if held.get(key) != header[key]:
-                raise RecordingError(
-                    f"{self.directory} holds a recording of another kind ({_difference(key, held, header)}):"
-                    " record into another directory, or move that one away"
-                )
+        if differs := difference(held, header):
+            raise RecordingError(
+                f"{self.directory} holds a recording of another kind ({differs}):"
+                " record into another directory, or move that one away"
+            )
         for folder in folders:
             for path in folder.glob(f".*{PART}"):  # of a writer that was killed: nobody else writes here
                 path.unlink(missing_ok=True)
+        if numbers and self._part - 1 not in part_numbers(folders[1]):
+            # Its writer was killed before it wrote them; once more follows, a part that is missing was lost.
+            self._write_part(folders[1] / part_name(self._part - 1), OUTCOMES_SCHEMA.empty_table())
         if part_numbers(folders[0]):
-            last = pq.read_table(
-                folders[0] / part_name(part_numbers(folders[0])[-1]),
-                columns=["episode", "seed", "decision_id"],
-                partitioning=None,
-            )
+            path = folders[0] / part_name(part_numbers(folders[0])[-1])
+            keys = ("episode", "seed", "decision_id")
+            last = read_part(path, pa.schema([self._schema.field(key) for key in keys]))
             self._episode = int(last["episode"][-1].as_py())
             self._seed = int(last["seed"][-1].as_py())
             self._num_decided = int(last["decision_id"][-1].as_py()) + 1
@@ -240,9 +242,7 @@ class Recorder:
         self._clear()  # what cannot be written now is not tried again
         self._part += 1
         for folder, table in tables.items():
-            texts = [column for column in _TEXTS if column in table.column_names]
-            options = {"compression": "zstd", "compression_level": 1, "use_dictionary": texts}
-            self._write(self.directory / folder / name, partial(pq.write_table, table, **options))
+            self._write_part(self.directory / folder / name, table)
 
     def close(self) -> None:
         """Write the open part and let others record here."""
@@ -284,6 +284,15 @@ class Recorder:
             columns[name] = pa.FixedSizeListArray.from_arrays(column, values.shape[1])
         return pa.table([columns[name] for name in self._schema.names], schema=self._schema)
 
+    def _write_part(self, path: Path, table: pa.Table) -> None:
+        options = {
+            "compression": "zstd",
+            "compression_level": 1,
+            "use_dictionary": [column for column in _TEXTS if column in table.column_names],
+            "write_page_checksum": True,
+        }
+        self._write(path, partial(pq.write_table, table, **options))
+
     def _write(self, path: Path, write_to: Callable[[Path], object]) -> None:
         """Fill a temporary file, flush it to disk, rename it."""
         temporary = path.with_name(f".{path.name}{PART}")
@@ -312,6 +321,16 @@ class Recorder:
                 f"cannot record to {path}: {error.strerror or error}; what was recorded before is whole. Make"
                 " room there, or record elsewhere"
             ) from error
+
+
+def remove_recording(directory: Path) -> None:
+    """Remove a recording if it is there. Raises ``RecordingError`` while another process records there."""
+    if directory.exists():
+        lock = _opened(directory)
+        try:
+            shutil.rmtree(directory)
+        finally:
+            os.close(lock)
 
 
 def _opened(directory: Path) -> int:
@@ -351,18 +370,6 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:  # run from a tree that is not installed
         return "unknown"
-
-
-def _difference(key: str, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    there, here = held.get(key), wanted[key]
-    if key == "instances" and isinstance(there, list) and len(there) == len(here):
-        for old, new in zip(there, here, strict=True):
-            for name, value in new.items():
-                if old.get(name) != value:
-                    return f"{name} of instance {new['name']} is {old.get(name)!r} there and {value!r} here"
-    if key == "instances":
-        there, here = f"of {len(there or ())}", f"of {len(here)}"
-    return f"{key} is {there!r} there and {here!r} here"
 
 
 def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:

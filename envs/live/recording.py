@@ -6,8 +6,8 @@
 
 Decisions and outcomes are two tables, joined by ``episode`` and ``decision_id``, because an outcome comes
 long after its decision: so nothing waits in memory for it, and a decision is on disk with its part whatever
-becomes of the request. Parts are numbered and whole, or not there; a part of decisions without its outcomes
-is what a writer left that was killed between the two files.
+becomes of the request. Parts are numbered and whole, or not there; a last part of decisions without its
+outcomes is what a writer left that was killed between the two files. Pages have checksums.
 
     recording = Recording("runs/demo/evaluation/recordings/random-0")
     decisions, outcomes = recording.decisions(), recording.outcomes()      # Arrow tables
@@ -19,7 +19,7 @@ datasets of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -34,6 +34,11 @@ from envs.observation import INSTANCE_FEATURES, REQUEST_FEATURES
 FORMAT = 1
 HEADER = "recording.json"
 DECISIONS, OUTCOMES = "decisions", "outcomes"
+_NEEDED = ("schema_hash", "max_instances", "instances", "versions")
+"""Keys without which a header is none."""
+_COMPARED = ("schema_hash", "max_instances", "instances")
+_NOT_COMPARED = "num_blocks"
+"""Of an instance: vLLM profiles its memory at each start, and has some blocks more or less."""
 PART = ".part"
 """Ending of files not yet whole; their names begin with a dot."""
 
@@ -110,6 +115,19 @@ def part_numbers(folder: Path) -> list[int]:
     return sorted(int(path.stem) for path in folder.glob("*.parquet") if path.stem.isdecimal())
 
 
+def read_part(path: Path, schema: pa.Schema) -> pa.Table:
+    """These columns of a part. Raises ``RecordingError`` where it is not as it was written."""
+    try:
+        held = pq.read_schema(path)
+        for field in schema:
+            if field.name not in held.names or held.field(field.name).type != field.type:
+                raise ValueError(f"column {field.name} is not the {field.type} that {HEADER} tells of")
+        table = pq.read_table(path, columns=schema.names, partitioning=None, page_checksum_verification=True)
+        return table.select(schema.names)
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise RecordingError(f"{path}: not a whole part of a recording ({error})") from error
+
+
 def read_header(directory: Path) -> dict[str, Any]:
     """``recording.json``. Raises ``RecordingError`` where there is none, or none of this format."""
     path = directory / HEADER
@@ -125,7 +143,38 @@ def read_header(directory: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         found = header.get("format") if isinstance(header, dict) else header
         raise RecordingError(f"{path}: its format is {found!r}, this version reads {FORMAT}")
+    missing = [key for key in _NEEDED if key not in header]
+    if missing:
+        raise RecordingError(
+            f"{path} has no {', '.join(missing)}: bring back the one that its recorder wrote"
+        )
+    num, instances = header["max_instances"], header["instances"]
+    if type(num) is not int or num < 1:
+        raise RecordingError(f"{path}: max_instances is {num!r}, it must be a number from 1")
+    if not isinstance(instances, list) or not instances:
+        raise RecordingError(f"{path}: instances is {instances!r}, it must be a list of instances")
+    for each in instances:
+        size = each.get("block_size") if isinstance(each, dict) else None
+        if type(size) is not int or size < 1:
+            raise RecordingError(f"{path}: an instance is {each!r}, it must have a block_size from 1")
     return header
+
+
+def difference(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """In what the cluster or the features of two headers differ; empty where they do not."""
+    for key in _COMPARED:
+        there, here = held[key], wanted[key]
+        if key == "instances":
+            if len(there) != len(here):
+                return f"the number of instances is {len(there)} there and {len(here)} here"
+            for old, new in zip(there, here, strict=True):
+                for name, value in new.items():
+                    if name != _NOT_COMPARED and old.get(name) != value:
+                        of = f"{name} of instance {new.get('name')}"
+                        return f"{of} is {old.get(name)!r} there and {value!r} here"
+        elif there != here:
+            return f"{key} is {there!r} there and {here!r} here"
+    return ""
 
 
 class Recording:
@@ -164,27 +213,22 @@ class Recording:
             keys = [key for key in ("episode", "decision_id") if key not in columns]
             schema = pa.schema([schema.field(column) for column in [*keys, *columns]])
         folder = self.directory / name
-        numbers = part_numbers(folder)
-        if name == DECISIONS:
-            numbers = list(range(max(numbers, default=-1) + 1))  # a missing one shall be named
+        held = [number for each in (DECISIONS, OUTCOMES) for number in part_numbers(self.directory / each)]
+        numbers = list(range(max(held, default=-1) + 1))  # a missing one shall be named
+        if name == OUTCOMES and numbers and not (folder / part_name(numbers[-1])).exists():
+            numbers.pop()  # its writer was killed before it wrote them
         tables = [table for number in numbers if (table := self._part(folder / part_name(number), schema))]
         table = pa.concat_tables(tables) if tables else schema.empty_table()
         return table.take(pa.array(_in_order(table)))
 
     def _part(self, path: Path, schema: pa.Schema) -> pa.Table | None:
         try:
-            held = pq.read_schema(path)
-            for field in schema:
-                if field.name not in held.names or held.field(field.name).type != field.type:
-                    raise ValueError(f"column {field.name} is not the {field.type} that {HEADER} tells of")
-            return pq.read_table(path, columns=schema.names, partitioning=None).select(schema.names)
-        except (ValueError, OSError) as error:  # Arrow's own are of these kinds
+            return read_part(path, schema)
+        except RecordingError as error:
             if self._on_bad_part == "skip":
                 self.num_skipped_parts += 1
                 return None
-            raise RecordingError(
-                f"{path}: not a whole part of a recording ({error}); mend it, or on_bad_part='skip'"
-            ) from error
+            raise RecordingError(f"{error}; mend it, or on_bad_part='skip'") from error
 
 
 def _in_order(table: pa.Table) -> NDArray[np.int64]:

@@ -16,12 +16,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from envs.live import metrics
 from envs.live.answer import Answer, ErrorInStreamError
+from envs.live.discovery import listed_models
 from envs.live.endpoint import Endpoint
 from envs.live.sse import EventParser, MalformedStreamError
 
@@ -40,6 +41,10 @@ MIN_STEPS, MAX_STEPS = 8, 64
 """... in steps that are as many as that at least and at most."""
 MAX_OUTPUT_TOKENS = 2048
 """Of the answers in a batch: they are broken off as soon as they are measured."""
+ASK_TIMEOUT_S = 5.0
+"""Of what a server is asked at the start."""
+STEP_TIMEOUT_S = 60.0
+"""Of what it is asked then: from one piece of an answer to the next."""
 IDLE_TIMEOUT_S = 10.0
 POLL_S = 0.02
 
@@ -92,18 +97,23 @@ class Sweep:
 
     async def __aenter__(self) -> Sweep:
         """Ask the server what it is. Raises ``CalibrationError`` where it is not there, or busy."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=60)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=ASK_TIMEOUT_S, sock_read=STEP_TIMEOUT_S)
         self._session = aiohttp.ClientSession(
             headers=self.endpoint.headers(), timeout=timeout, connector=aiohttp.TCPConnector(limit=0)
         )
         try:
-            models = {row["id"]: row for row in (await self._get("/v1/models", as_json=True))["data"]}
-            self.model = self.model or next(iter(models))
+            listed = listed_models(self.endpoint, await self._get("/v1/models", ASK_TIMEOUT_S))
+            models = {row["id"]: row for row in listed}
+            self.model = self.model or listed[0]["id"]
             if self.model not in models:
                 raise CalibrationError(f"{self.endpoint} serves {', '.join(models)}, not {self.model}")
-            self.max_model_len = int(models[self.model].get("max_model_len") or 0)
-            self.cache_config = metrics.cache_config(await self._get("/metrics"))
+            longest = models[self.model].get("max_model_len")
+            self.max_model_len = longest if isinstance(longest, int) else 0
+            self.cache_config = metrics.cache_config(await self._get("/metrics", ASK_TIMEOUT_S))
             await self.await_idle(0.0)
+        except ValueError as error:
+            await self._session.close()
+            raise CalibrationError(str(error)) from None
         except BaseException:
             await self._session.close()
             raise
@@ -216,12 +226,16 @@ class Sweep:
         except metrics.BadMetricsError as error:
             raise CalibrationError(f"{self.endpoint}: /metrics cannot be used: {error}") from error
 
-    async def _get(self, path: str, as_json: bool = False) -> Any:
+    async def _get(self, path: str, timeout_s: float = STEP_TIMEOUT_S) -> str:
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
         with self._told_of_failure():
-            async with self._session.get(self.endpoint.url + path) as response:
-                if response.status != 200:
-                    raise CalibrationError(f"{self.endpoint}: http {response.status} to {path}")
-                return await (response.json() if as_json else response.text())
+            try:
+                async with self._session.get(self.endpoint.url + path, timeout=timeout) as response:
+                    if response.status != 200:
+                        raise CalibrationError(f"{self.endpoint}: http {response.status} to {path}")
+                    return await response.text(errors="replace")
+            except TimeoutError:
+                raise TimeoutError(f"no answer to {path} within {timeout_s:g} s") from None
 
     @contextmanager
     def _told_of_failure(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Recordings that the programs make: they change nothing, hold everything and replay to the same ledger."""
 
+import re
 from contextlib import closing
 
 import numpy as np
@@ -20,6 +21,7 @@ from agents.train import train
 from conf.build import ConfigError
 from envs.cluster import Slo
 from envs.emulator import fleet
+from envs.live.recorder import Recorder
 from envs.live.recording import Recording, matrix
 from envs.routing import RoutingEnv
 from envs.workload import generator
@@ -195,6 +197,29 @@ def test_cells_made_without_a_recording_are_made_anew_with_one(tmp_path):
         assert files(tmp_path / "cells", "*.json") == before
         decisions = Recording(tmp_path / "recordings" / "a-1").decisions(["seed"])
         assert decisions["seed"].to_pylist() == [1] * 40  # once
+
+
+def test_cell_that_broke_off_or_is_another_begins_its_recording_anew(tmp_path, monkeypatch):
+    decided = Recorder.decided
+
+    def decide_then_stop(recorder, *arguments):
+        decided(recorder, *arguments)
+        if arguments[0].request_id == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "decided", decide_then_stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(evaluation(tmp_path, "record=true"))
+    assert 0 < len(Recording(tmp_path / "recordings" / "a-0").decisions(["seed"])) < 40
+    for _ in range(2):
+        evaluate(evaluation(tmp_path, "record=true"))
+        for name in ("a-0", "a-1"):
+            decisions = Recording(tmp_path / "recordings" / name).decisions(["seed"])
+            assert decisions["episode"].to_pylist() == [0] * 40
+        assert len(recorded.load(tmp_path / "recordings" / "a-0").trace) == 40
+        side = tmp_path / "cells" / "a-0.json"
+        side.write_text(re.sub('"key": "', '"key": "of something else ', side.read_text()))
 
 
 class KilledError(Exception):

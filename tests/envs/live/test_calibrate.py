@@ -1,14 +1,17 @@
 """What a calibration makes of its measurements, and what it refuses; on servers: test_calibrate_live.py."""
 
 import re
+import socket
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from aiohttp import web
 
 from envs.emulator.profile import load
 from envs.emulator.step_time import StepTimeLaw, attended_pairs, step_time_s
-from envs.live import calibrate
+from envs.live import calibrate, sweep
 from envs.live.calibrate import Options, main, parse
 from envs.live.sweep import CalibrationError, Pace, Shape, _pace, _while_all_decode
 
@@ -194,6 +197,43 @@ def test_a_server_that_cannot_be_measured_is_told_at_once(fake, changes, options
     with pytest.raises(CalibrationError, match=message):
         calibrate.calibrate(Options(fake.url, **options))
     assert not any(len(body["prompt"]) > 16 for body in fake.bodies)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[1]",
+        "{}",
+        '{"data": []}',
+        '{"data": [1]}',
+        '{"data": [{"id": 1}]}',
+        "<html>hello</html>",
+        b"\xff\xfe",
+    ],
+)
+def test_what_is_no_vllm_is_told_in_one_line(said, monkeypatch, capsys):
+    async def models(self, request):
+        return web.Response(body=said, content_type="text/html")
+
+    monkeypatch.setattr(FakeVllm, "_models", models)
+    with FakeVllm() as other, pytest.raises(SystemExit):
+        main([f"url={other.url}"])
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert (
+        f"({other.url}): /v1/models lists no model; is it the url of an OpenAI-compatible server?" in errors
+    )
+
+
+def test_a_port_that_hangs_is_told_soon(monkeypatch):
+    assert sweep.ASK_TIMEOUT_S <= 5
+    monkeypatch.setattr(sweep, "ASK_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        began_at_s = time.monotonic()
+        with pytest.raises(CalibrationError, match=r"no answer to /v1/models within 0.2 s"):
+            calibrate.calibrate(Options(url))
+    assert time.monotonic() - began_at_s < 5
 
 
 def test_the_api_key_is_sent_and_not_told(fake, monkeypatch):

@@ -135,6 +135,26 @@ def test_skipped_part_cuts_its_episode(tmp_path):
     assert counts == {"episodes": 2, "steps": 42, "cut_decisions": 12, "skipped_parts": 1}
 
 
+def test_episode_whose_last_decisions_are_lost_is_truncated(tmp_path, monkeypatch):
+    record(tmp_path / "recording", rows_per_part=10)
+    (tmp_path / "recording" / "decisions" / "000003.parquet").unlink()
+    with pytest.raises(RecordingError, match=r"decisions/000003.parquet: not a whole part"):
+        write_dataset([tmp_path / "recording"], tmp_path / "random-v0")
+    counts = write_dataset([tmp_path / "recording"], tmp_path / "random-v0", on_bad_part="skip")
+    assert counts == {"episodes": 1, "steps": 30, "cut_decisions": 0, "skipped_parts": 1}
+    (episode,) = loaded(tmp_path, "random-v0", monkeypatch).iterate_episodes()
+    assert not episode.terminations.any()
+    assert episode.truncations.tolist() == [False] * 29 + [True]
+
+
+def test_recordings_of_one_cluster_started_anew_make_one_dataset(tmp_path):
+    record(tmp_path / "one", num_decisions=5)
+    record(tmp_path / "two", num_decisions=5)
+    path = tmp_path / "two" / "recording.json"
+    path.write_text(path.read_text().replace('"num_blocks": 100', '"num_blocks": 103'))
+    assert write_dataset([tmp_path / "one", tmp_path / "two"], tmp_path / "random-v0")["steps"] == 10
+
+
 def test_failed_decisions_count_as_is_said(tmp_path, monkeypatch):
     record(tmp_path / "recording", fails=(5, 7))
     with pytest.raises(RecordingError, match="2 decisions failed and have no TTFT: say by failed_ttft_s"):
@@ -151,7 +171,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     record(tmp_path / "recording", num_decisions=5)
     other = Recorder(tmp_path / "other", TRAITS[:2], 2, "x@1")
     other.close()
-    with pytest.raises(RecordingError, match="differ in max_instances"):
+    with pytest.raises(RecordingError, match=r"differ \(max_instances is 2 there and 4 here\)"):
         write_dataset([tmp_path / "recording", tmp_path / "other"], tmp_path / "d-v0")
     with pytest.raises(RecordingError, match="no decision whose outcome is known"):
         write_dataset([tmp_path / "other"], tmp_path / "d-v0")

@@ -14,7 +14,7 @@ import pytest
 
 from envs.cluster import InstanceTraits, Request, Slo
 from envs.feedback import Feedback
-from envs.live.recorder import Recorder
+from envs.live.recorder import Recorder, remove_recording
 from envs.live.recording import Recording, RecordingError, matrix, part_numbers
 from envs.observation import INSTANCE_FEATURES, REQUEST_FEATURES, SCHEMA_HASH, observation_space
 
@@ -198,10 +198,17 @@ def test_episode_taken_up_again_is_one(tmp_path):
         (lambda header: header | {"schema_hash": "0123"}, "schema_hash is '0123' there and"),
         (lambda header: header | {"format": 99}, "its format is 99, this version reads 1"),
         (lambda header: header | {"max_instances": 3}, "max_instances is 3 there and 2 here"),
-        (lambda header: header | {"instances": header["instances"][:1]}, "instances is 'of 1' there"),
         (
-            lambda header: header | {"instances": [header["instances"][0], {"name": "b", "num_blocks": 5}]},
-            "num_blocks of instance b is 5 there and 100 here",
+            lambda header: header | {"instances": header["instances"][:1]},
+            "the number of instances is 1 there and 2 here",
+        ),
+        (
+            lambda header: header | {"instances": [header["instances"][0], {"name": "b", "block_size": 5}]},
+            "block_size of instance b is 5 there and 16 here",
+        ),
+        (
+            lambda header: header | {"instances": [{"name": "c", "block_size": 16}, header["instances"][1]]},
+            "name of instance a is 'c' there and 'a' here",
         ),
     ],
 )
@@ -213,6 +220,36 @@ def test_another_recording_is_refused_by_name(change, message, tmp_path):
     for _ in range(2):  # the refused one does not keep the directory
         with pytest.raises(RecordingError, match=message):
             Recorder(tmp_path, TRAITS, 2, "mine@1")
+
+
+def test_number_of_blocks_may_differ_as_it_does_from_start_to_start_of_vllm(tmp_path):
+    for seed, more in ((0, 0), (1, 3)):
+        traits = [replace(trait, num_blocks=trait.num_blocks + more) for trait in TRAITS]
+        with Recorder(tmp_path, traits, 2, "mine@1") as recorder:
+            played(recorder, 3, seed)
+    assert Recording(tmp_path).decisions(["seed"])["seed"].to_pylist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({}, "has no schema_hash, max_instances, instances, versions: bring back"),
+        ({"schema_hash": "0", "max_instances": 2, "versions": {}}, "has no instances: bring back"),
+        ({"max_instances": "2"}, "max_instances is '2', it must be a number from 1"),
+        ({"instances": []}, r"instances is \[\], it must be a list of instances"),
+        ({"instances": [{"name": "a"}]}, "an instance is {'name': 'a'}, it must have a block_size from 1"),
+    ],
+)
+def test_header_that_lacks_something_is_told_what(header, message, tmp_path):
+    whole = {"schema_hash": "0", "max_instances": 2, "instances": [{"block_size": 16}], "versions": {}}
+    lacking = not header or "schema_hash" in header
+    (tmp_path / "recording.json").write_text(
+        json.dumps({"format": 1, **({} if lacking else whole), **header})
+    )
+    with pytest.raises(RecordingError, match=rf"recording.json:? {message}"):
+        Recording(tmp_path)
+    with pytest.raises(RecordingError, match=message):
+        Recorder(tmp_path, TRAITS, 2, "mine@1")
 
 
 def test_two_cannot_record_to_one_directory(tmp_path):
@@ -295,6 +332,78 @@ def test_damaged_or_missing_part_is_named_or_skipped_and_counted(tmp_path):
         kept = [*range(10), *range(20, 40)]
         assert recording.decisions(["seed"])["decision_id"].to_pylist() == kept
         assert recording.num_skipped_parts == 1
+
+
+def test_part_without_its_other_half_is_named_or_skipped_and_counted(tmp_path):
+    with Recorder(tmp_path, TRAITS, 2, "mine@1", rows_per_part=10) as recorder:
+        played(recorder, 35)
+    held = {name: tmp_path / name / "000003.parquet" for name in ("decisions", "outcomes")}
+    held["middle"] = tmp_path / "outcomes" / "000001.parquet"
+    data = {name: path.read_bytes() for name, path in held.items()}
+
+    held["decisions"].unlink()
+    with pytest.raises(RecordingError, match=r"decisions/000003.parquet: not a whole part"):
+        Recording(tmp_path).decisions()
+    recording = Recording(tmp_path, on_bad_part="skip")
+    assert len(recording.decisions()) == 30
+    assert recording.num_skipped_parts == 1
+    held["decisions"].write_bytes(data["decisions"])
+
+    held["middle"].unlink()
+    with pytest.raises(RecordingError, match=r"outcomes/000001.parquet: not a whole part"):
+        Recording(tmp_path).outcomes()
+    recording = Recording(tmp_path, on_bad_part="skip")
+    assert len(recording.outcomes()) == 25
+    assert recording.num_skipped_parts == 1
+    held["middle"].write_bytes(data["middle"])
+
+    held["outcomes"].unlink()  # as a writer leaves it that was killed between the two
+    for num in (35, 38):
+        recording = Recording(tmp_path)
+        assert len(recording.decisions()) == num
+        assert recording.outcomes()["decision_id"].to_pylist()[:27] == list(range(27))
+        with Recorder(tmp_path, TRAITS, 2, "mine@1") as recorder:
+            played(recorder, 3, seed=1)
+
+
+def test_one_flipped_bit_is_never_read_as_another_value(tmp_path):
+    with Recorder(tmp_path, TRAITS, 2, "mine@1") as recorder:
+        played(recorder, 100)
+    rng = np.random.default_rng(0)
+    for name, read in (("decisions", Recording.decisions), ("outcomes", Recording.outcomes)):
+        path = tmp_path / name / "000000.parquet"
+        data, whole, num_refused = path.read_bytes(), read(Recording(tmp_path)), 0
+        for bit in rng.integers(8 * len(data), size=200):
+            damaged = bytearray(data)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            try:
+                assert read(Recording(tmp_path)).equals(whole)  # where it was in what is not read
+            except RecordingError:
+                num_refused += 1
+        assert num_refused > 100
+        path.write_bytes(data)
+
+
+def test_recording_is_not_continued_after_a_damaged_part(tmp_path):
+    with Recorder(tmp_path, TRAITS, 2, "mine@1") as recorder:
+        played(recorder, 3)
+    path = tmp_path / "decisions" / "000000.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RecordingError, match=r"000000.parquet: not a whole part of a recording"):
+        Recorder(tmp_path, TRAITS, 2, "mine@1")
+
+
+def test_recording_is_removed_unless_another_writes_to_it(tmp_path):
+    directory = tmp_path / "mine"
+    remove_recording(directory)
+    with Recorder(directory, TRAITS, 2, "mine@1") as recorder:
+        played(recorder, 3)
+        with pytest.raises(RecordingError, match="another recorder is writing to"):
+            remove_recording(directory)
+    assert len(Recording(directory).decisions()) == 3
+    remove_recording(directory)
+    assert not directory.exists()
 
 
 FULL = """
