@@ -40,7 +40,7 @@ class LiveCluster:
     All times are cluster seconds, ``speed_factor`` of them to a second of the monotonic clock.
 
     Args:
-        endpoints: The instances, in index order.
+        endpoints: The instances, in index order; no name and no url twice.
         scrape_interval_s: How often each router reads each instance's metrics.
         speed_factor: 1 for servers that are as fast as they are; for servers whose modelled device is n times
             slower than its profile says, 1 / n.

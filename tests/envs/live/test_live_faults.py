@@ -204,6 +204,7 @@ def test_a_hiccup_that_every_router_sees(servers):
         assert live.counters()["num_scrapes_failed"] > 3
         live.advance_to(1.3)
         assert live.snapshot().healthy.all()
+        assert live.counters()["num_times_unhealthy"] == 0
         servers[0].metrics_status = servers[0].health_status = 503
         live.advance_to(3.2)
         assert live.snapshot().healthy.tolist() == [False, True]
