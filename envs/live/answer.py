@@ -12,13 +12,22 @@ from typing import Any
 
 from envs.live.sse import MalformedStreamError
 
+GOOD_ENDS = frozenset(("stop", "length", "repetition"))
+BAD_ENDS = frozenset(("abort", "error"))
+"""vLLM's ``FINISH_REASON_STRINGS`` (``vllm/v1/engine/__init__.py``)."""
+
 
 class ErrorInStreamError(Exception):
-    """The server reported an error in the stream; ``code`` is as of HTTP, 500 where it does not say."""
+    """The server reported an error in the stream, or ended it before its time.
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"error {code} in stream")
-        self.code = code
+    Args:
+        what: In a few words, without anything that the server said.
+        is_down: Whether it speaks against the server and not against what it was asked.
+    """
+
+    def __init__(self, what: str, is_down: bool) -> None:
+        super().__init__(what)
+        self.is_down = is_down
 
 
 class Answer:
@@ -30,7 +39,7 @@ class Answer:
         self.token_ids: list[int] = []
         """What was said, where the request asked for it."""
         self.is_finished = False
-        """Whether the server has given a reason for its end."""
+        """Whether the server has given a reason for its end, a good one."""
         self.is_done = False
         """Whether ``[DONE]`` came."""
         self.num_prompt_tokens: int | None = None
@@ -60,7 +69,8 @@ class Answer:
             raise MalformedStreamError("data that is no object")
         if error := chunk.get("error"):
             code = error.get("code") if isinstance(error, dict) else None
-            raise ErrorInStreamError(code if isinstance(code, int) else 500)
+            code = code if isinstance(code, int) else 500
+            raise ErrorInStreamError(f"error {code} in stream", code >= 500)
         try:
             if usage := chunk.get("usage"):
                 self._take_usage(usage)
@@ -75,7 +85,9 @@ class Answer:
         return self.num_chunks > num_chunks
 
     def _take_choice(self, choice: dict[str, Any]) -> None:
-        self.is_finished = self.is_finished or choice.get("finish_reason") is not None
+        reason = choice.get("finish_reason")
+        if reason is not None:
+            self._finish(reason)
         token_ids = choice.get("token_ids")
         if token_ids is not None:
             self.token_ids.extend(map(_count, token_ids))
@@ -86,6 +98,12 @@ class Answer:
         else:
             has_tokens = choice["text"] is not None  # empty where a character is not whole yet
         self.num_chunks += has_tokens
+
+    def _finish(self, reason: str) -> None:
+        if reason not in GOOD_ENDS:
+            told = reason if reason in BAD_ENDS else "for another reason"
+            raise ErrorInStreamError(f"finished by the server: {told}", reason == "error")
+        self.is_finished = True
 
     def _take_usage(self, usage: dict[str, Any]) -> None:
         self.num_prompt_tokens = _count(usage["prompt_tokens"])

@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
 _FIRST_GROUP = (None, 0)  # of KV cache groups; models with full attention throughout have no other
+MOST_DETAIL = 200  # characters
 _OWN_MEMORY = (None, "GPU")  # what vLLM calls the engine's own blocks, on a CPU too; others are offloaded
 
 
@@ -26,10 +27,15 @@ class CacheView:
     It is exact as long as no event is lost and it follows from before the first block of interest was
     stored; each time it cannot be is counted. After a gap in the sequence of events it starts from nothing,
     so that it then knows less than there is, never more.
+
+    Args:
+        block_size: Tokens per block.
+        note: Told of batches that could not be read, as a reason and a detail.
     """
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, note: Callable[[str, str], object] | None = None) -> None:
         self.block_size = block_size
+        self._note = note
         self.num_batches = 0
         self.num_gaps = 0
         """Times that batches were lost."""
@@ -79,9 +85,15 @@ class CacheView:
         try:
             for event in batch[1]:
                 self._take(*_kind_and_fields(event))
-        except (TypeError, ValueError, KeyError, IndexError, OverflowError):
-            self.num_malformed += 1
-            self.forget()
+        except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
+            self.refuse(f"{type(error).__name__}: {error}"[:MOST_DETAIL])
+
+    def refuse(self, detail: str) -> None:
+        """Note a batch that cannot be read, and why; what was known may no longer hold."""
+        self.num_malformed += 1
+        self.forget()
+        if self._note is not None:
+            self._note("malformed KV events", detail)
 
     def _take(self, kind: str, fields: Mapping[str, Any]) -> None:
         if kind == "AllBlocksCleared":

@@ -19,6 +19,8 @@ KEEP_ALIVE = 2.0
 """Seconds that an idle connection is kept: less than the 5 after which vLLM's server closes it, so that no
 request is sent into a connection that is being closed."""
 BROKE_OFF = "connection broke off"
+MOST_SAID = 300
+"""Characters of what a server said that are worth being logged."""
 
 
 class NoAnswerError(Exception):
@@ -27,11 +29,13 @@ class NoAnswerError(Exception):
     Args:
         reason: In a few words, without anything that the server said.
         status: Of HTTP, where there was an answer.
+        mend: What to do about it, where the reason alone tells.
     """
 
-    def __init__(self, reason: str, status: int | None = None) -> None:
+    def __init__(self, reason: str, status: int | None = None, mend: str = "") -> None:
         super().__init__(reason)
         self.status = status
+        self.mend = mend
 
     @property
     def is_down(self) -> bool:
@@ -83,9 +87,21 @@ class Client:
             return False
         return True
 
-    def without_secret(self, text: str) -> str:
-        """What a server said, without the API key should it repeat that."""
-        return text.replace(self._secret, "***") if self._secret else text
+    async def beginning(self, content: aiohttp.StreamReader) -> str:
+        """The beginning of what a server says, without the API key or any part of it should it repeat that.
+
+        Raises what aiohttp does; what had come by then may end within the key, and is kept to itself.
+        """
+        num_secret = len(self._secret.encode())
+        wanted, said = MOST_SAID + num_secret, b""
+        while len(said) < wanted and (more := await content.read(wanted - len(said))):
+            said += more
+        text = said.decode("utf-8", "replace")
+        if self._secret:
+            text = text.replace(self._secret, "***")
+            if len(said) == wanted:  # and so may end within the key
+                text = text[:-num_secret]
+        return text[:MOST_SAID]
 
     async def _ask(self, method: str, path: str, timeout_s: float) -> str:
         timeout = aiohttp.ClientTimeout(total=timeout_s / self._speed_factor)
@@ -103,9 +119,13 @@ class Client:
 
 def raise_as_no_answer(error: BaseException, timed_out: str) -> NoReturn:
     """Raise ``NoAnswerError`` for what aiohttp raised, which may hold the headers and so the API key."""
-    reason = f"no HTTP ({type(error).__name__})"
+    reason, mend = f"no HTTP ({type(error).__name__})", ""
     if isinstance(error, TimeoutError):
         reason = timed_out
+    elif isinstance(error, aiohttp.ClientConnectorCertificateError):  # in aiohttp 3.10 without os_error
+        why = getattr(error.certificate_error, "verify_message", "")
+        reason = "certificate not trusted" + (f": {why}" if why else "")
+        mend = "export SSL_CERT_FILE, the path of a file with its issuer's certificate"
     elif isinstance(error, aiohttp.ClientConnectorError):
         cause = error.os_error
         reason = f"no connection: {cause.strerror or type(cause).__name__}"
@@ -113,4 +133,4 @@ def raise_as_no_answer(error: BaseException, timed_out: str) -> NoReturn:
             reason = "connection refused"
     elif isinstance(error, OSError | aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
         reason = BROKE_OFF
-    raise NoAnswerError(reason) from None
+    raise NoAnswerError(reason, mend=mend) from None

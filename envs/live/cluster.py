@@ -7,6 +7,7 @@ slow delays no stamp, and every latency counts from when the request was due, no
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import warnings
@@ -39,7 +40,7 @@ class LiveCluster:
     All times are cluster seconds, ``speed_factor`` of them to a second of the monotonic clock.
 
     Args:
-        endpoints: The instances, in index order.
+        endpoints: The instances, in index order; no name and no url twice.
         scrape_interval_s: How often each router reads each instance's metrics.
         speed_factor: 1 for servers that are as fast as they are; for servers whose modelled device is n times
             slower than its profile says, 1 / n.
@@ -58,6 +59,7 @@ class LiveCluster:
         keep_token_times: bool = False,
     ) -> None:
         self._thread: LoopThread | None = None
+        self._has_begun = False
         if not 0.0 < scrape_interval_s < inf:
             raise ValueError(
                 f"scrape_interval_s is {scrape_interval_s}, it must be a positive number of seconds"
@@ -65,6 +67,10 @@ class LiveCluster:
         names = [endpoint.name for endpoint in endpoints]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"the endpoints are {names}; there must be at least one, and no name twice")
+        by_url: dict[str, str] = {}
+        for endpoint in endpoints:
+            if (other := by_url.setdefault(endpoint.url, endpoint.name)) != endpoint.name:
+                raise ValueError(f"{endpoint}: endpoint {other!r} has the same url; leave one of them out")
         self.endpoints = tuple(endpoints)
         self.scrape_interval_s = scrape_interval_s
         self.limits = limits or Limits()
@@ -110,12 +116,14 @@ class LiveCluster:
         self._salt = secrets.token_hex(8)
         if self._thread is None:
             self._open()
-        thread = self._opened()
+        thread = self._own_thread()
         self._mailbox.check()
+        self._has_begun = False
         thread.call(self._traffic.begin(num_routers, self.scrape_interval_s))
         self._now_s = 0.0
         self._lags_s: list[float] = []
         self._token_times: dict[int, NDArray[np.float64]] = {}
+        self._has_begun = True
 
     def submit(self, request: Request, instance_index: int) -> None:
         """Start a request's stream now.
@@ -258,7 +266,10 @@ class LiveCluster:
         self._mailbox = Mailbox(self._clock)
         self._views: list[CacheView] | None = None
         if all(endpoint.kv_events is not None and endpoint.api != "chat" for endpoint in self.endpoints):
-            self._views = [CacheView(trait.block_size) for trait in self._traits]
+            self._views = [
+                CacheView(trait.block_size, functools.partial(self._notices.note, trait.name))
+                for trait in self._traits
+            ]
         self._traffic = Traffic(
             self.endpoints,
             self.limits,
@@ -277,7 +288,13 @@ class LiveCluster:
             raise
 
     def _opened(self) -> LoopThread:
-        """The thread. Raises ``RuntimeError`` where there is none."""
+        """The thread. Raises ``RuntimeError`` where there is none, or no episode in it."""
+        thread = self._own_thread()
+        if not self._has_begun:
+            raise RuntimeError("the last reset of the live cluster was interrupted: call reset")
+        return thread
+
+    def _own_thread(self) -> LoopThread:
         if self._thread is None:
             raise RuntimeError("the live cluster is not open: call reset")
         if self._pid != os.getpid():

@@ -54,7 +54,7 @@ async def _ask(endpoint: Endpoint, limits: Limits, speed_factor: float) -> _Said
         models = listed_models(endpoint, await client.get("/v1/models", limits.connect_timeout_s))
         return _Said(models, cache_config(await _metrics(client)))
     except NoAnswerError as error:
-        raise ValueError(f"{endpoint}: {error}; {_mend(error.status)}") from None
+        raise ValueError(f"{endpoint}: {error}; {error.mend or _mend(error.status)}") from None
     finally:
         await client.close()
 
@@ -108,6 +108,7 @@ def _traits(endpoint: Endpoint, model: dict[str, Any], config: dict[str, str]) -
             profile.max_num_batched_tokens if profile else FALLBACK["max_num_batched_tokens"]
         ),
     }
+    _check_against(endpoint, said["block_size"], said["max_model_len"])
     sizes = {key: getattr(endpoint, key) or value for key, value in said.items()}
     missing = [key for key, value in sizes.items() if value is None]
     if missing:
@@ -127,6 +128,19 @@ def _traits(endpoint: Endpoint, model: dict[str, Any], config: dict[str, str]) -
         decode_step_s=decode_step_s(profile.law) if profile else 0.0,
         **whole,
     )
+
+
+def _check_against(endpoint: Endpoint, block_size: int | None, max_model_len: int | None) -> None:
+    """Refuse sizes with which prompts would not hit, or would be refused: the server knows them better."""
+    if block_size is not None and endpoint.block_size not in (None, block_size):
+        raise ValueError(
+            f"{endpoint}: block_size is {endpoint.block_size}, the server says {block_size}; leave it out"
+        )
+    if max_model_len is not None and (endpoint.max_model_len or 0) > max_model_len:
+        raise ValueError(
+            f"{endpoint}: max_model_len is {endpoint.max_model_len}, the server takes {max_model_len}; leave"
+            " it out, or set it no higher"
+        )
 
 
 def _profile(endpoint: Endpoint) -> Profile | None:

@@ -52,7 +52,11 @@ class Endpoint:
                 f"endpoint {self.name!r}: there is a password in its url; put the API key into an environment"
                 " variable and that one's name into api_key_env"
             )
-        if not is_good or "?" in self.url or "#" in self.url:
+        if "?" in self.url or "#" in self.url:  # which may hold a key, and is not repeated
+            raise ValueError(
+                f"endpoint {self.name!r}: its url has a query or a fragment; write it like http://host:8000"
+            )
+        if not is_good:
             raise ValueError(f"endpoint {self.name!r}: url is {self.url!r}; write it like http://host:8000")
         object.__setattr__(self, "url", self.url.rstrip("/").removesuffix("/v1"))
         if self.api not in APIS:

@@ -48,6 +48,8 @@ def cluster(
     Raises:
         ValueError: The file cannot be read, an endpoint holds what it may not, or cannot be reached.
     """
+    if not isinstance(unhealthy_after, int) or isinstance(unhealthy_after, bool):
+        raise ValueError(f"unhealthy_after is {unhealthy_after}, it must be a whole number")
     limits = Limits(
         connect_timeout_s=connect_timeout_s,
         first_token_timeout_s=first_token_timeout_s,
@@ -73,8 +75,10 @@ def endpoint(name: str, entry: Any) -> Endpoint:
     """Read one entry: a url, or a mapping. Raises ``ValueError`` naming the key and what to write instead."""
     if isinstance(entry, str):
         entry = {"url": entry}
-    if not isinstance(entry, Mapping) or "url" not in entry:
+    if not isinstance(entry, Mapping):
         raise ValueError(f"endpoint {name!r} is {entry!r}; write its url, or a mapping with url")
+    if entry.get("url") is None:
+        raise ValueError(f"endpoint {name!r} has no url; write its url, or a mapping with url")
     options: dict[str, Any] = {}
     for key, value in entry.items():
         if key not in KEYS:
@@ -95,7 +99,7 @@ def endpoint(name: str, entry: Any) -> Endpoint:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        given = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once_each)
     except FileNotFoundError:
         raise ValueError(
             f"endpoints: there is no file {path}; write one, start local servers with"
@@ -105,4 +109,14 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise ValueError(f"endpoints: {path}: {error}") from None
     if not isinstance(given, Mapping):
         raise ValueError(f"endpoints: {path} holds no mapping of names to endpoints")
+    return given
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON, which may say a name twice and mean the last."""
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice; give each its own name")
     return given

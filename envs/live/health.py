@@ -11,14 +11,16 @@ from envs.live.clock import Clock
 from envs.live.limits import Limits
 
 DOWN, UP = "unhealthy", "healthy again"
-Kind = Literal["request", "scrape"]
+Row = Literal["request", "reset"] | int
+"""Whose failures are counted in a row: all requests', those of a reset's reads, a router's scrapes'."""
 
 
 class Health:
     """Down after some failures in a row, then probed, ever more seldom, until it answers.
 
-    Requests and scrapes have a row each: a server whose engine hangs still answers scrapes. For the same
-    reason an instance that went down again without having served is probed no sooner than it was.
+    Requests and each router's scrapes have a row of their own: a server whose engine hangs still answers
+    scrapes, and one hiccup fails a scrape of every router. For the first reason an instance that went down
+    again without having served is probed no sooner than it was.
 
     Args:
         probe: Whether ``/health`` answers.
@@ -36,19 +38,19 @@ class Health:
     ) -> None:
         self._limits, self._clock, self._probe, self._spawn, self._note = limits, clock, probe, spawn, note
         self.is_up = True
-        self._failures: Counter[Kind] = Counter()
+        self._failures: Counter[Row] = Counter()
         self._interval_s = limits.probe_interval_s
 
-    def succeeded(self, kind: Kind) -> None:
+    def succeeded(self, row: Row) -> None:
         """Note that it did what it should."""
-        self._failures[kind] = 0
-        if kind == "request" and self.is_up:
+        self._failures[row] = 0
+        if row == "request" and self.is_up:
             self._interval_s = self._limits.probe_interval_s
 
-    def failed(self, kind: Kind) -> None:
+    def failed(self, row: Row) -> None:
         """Note that it did not: no connection, an error of its own, or too late."""
-        self._failures[kind] += 1
-        if self._failures[kind] >= self._limits.unhealthy_after:
+        self._failures[row] += 1
+        if self._failures[row] >= self._limits.unhealthy_after:
             self.take_down()
 
     def take_down(self) -> None:

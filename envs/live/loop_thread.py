@@ -23,6 +23,9 @@ class LoopThread:
     Args:
         close: Run there at the end; what it leaves is cancelled.
         on_error: Told in that thread of what nobody else would hear of.
+
+    Raises:
+        OSError: The loop cannot start, as without file descriptors.
     """
 
     def __init__(
@@ -70,9 +73,11 @@ def _run(
         await close()
 
     try:
-        with quick_switching():
-            asyncio.run(main())
+        with quick_switching(), asyncio.Runner() as runner:
+            runner.run(main())
     except BaseException as error:
+        if not begun.done():
+            begun.set_exception(error)
         on_error(error)
     on_error(RuntimeError("it has ended"))  # should anybody still wait for something
 

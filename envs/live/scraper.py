@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from envs.live.client import Client, NoAnswerError
 from envs.live.clock import Clock
-from envs.live.health import Health
+from envs.live.health import Health, Row
 from envs.live.metrics import BadMetricsError, Metrics, parse
 from envs.live.notices import Notices
 
@@ -25,7 +25,10 @@ class Scrape(NamedTuple):
     """When it was asked for: what it says is no older."""
     metrics: Metrics
     frac_prefix_hits: float
-    """Hit tokens over queried tokens since the last reset of the cluster, or restart of the server."""
+    """Hit tokens over queried tokens since the last reset of the cluster, or restart of the server.
+
+    Where the reset's own read brought nothing, since the first scrape that did.
+    """
 
 
 class Scraper:
@@ -33,6 +36,7 @@ class Scraper:
 
     Args:
         first: What was read at time 0, if the server answered.
+        router: Whose scrapes they are.
         counts: Where scrapes are counted.
     """
 
@@ -44,12 +48,13 @@ class Scraper:
         notices: Notices,
         counts: Counter[str],
         first: Metrics | None,
+        router: int,
     ) -> None:
         self._client, self._clock, self._health, self._notices = client, clock, health, notices
-        self._counts = counts
-        self._last = first or Metrics()
-        self._base = self._last.num_hit_tokens, self._last.num_queried_tokens
-        self._scrapes = deque([Scrape(0.0, 0.0, self._last, 0.0)], MAX_UNSEEN)
+        self._counts, self._router = counts, router
+        self._last = first
+        self._base = first or Metrics()
+        self._scrapes = deque([Scrape(0.0, 0.0, first or Metrics(), 0.0)], MAX_UNSEEN)
 
     def seen(self, now_s: float) -> Scrape:
         """The last scrape that had been answered by an instant, which never goes back from call to call.
@@ -74,24 +79,26 @@ class Scraper:
 
     async def _scrape(self) -> None:
         taken_at_s = self._clock.now_s
-        metrics = await read(self._client, self._health, self._notices, self._counts)
+        metrics = await read(self._client, self._health, self._notices, self._counts, self._router)
         if metrics is None:
             return
         last, self._last = self._last, metrics
-        if (
+        if last is None:
+            self._base = metrics
+        elif (
             metrics.num_hit_tokens < last.num_hit_tokens
             or metrics.num_queried_tokens < last.num_queried_tokens
         ):
-            self._base = 0.0, 0.0  # counters fall when the server was restarted
-        num_hits, num_queried = (
-            metrics.num_hit_tokens - self._base[0],
-            metrics.num_queried_tokens - self._base[1],
-        )
+            self._base = Metrics()  # counters fall when the server was restarted
+        num_hits = metrics.num_hit_tokens - self._base.num_hit_tokens
+        num_queried = metrics.num_queried_tokens - self._base.num_queried_tokens
         frac = min(num_hits / max(num_queried, 1.0), 1.0)
         self._scrapes.append(Scrape(self._clock.now_s, taken_at_s, metrics, frac))
 
 
-async def read(client: Client, health: Health, notices: Notices, counts: Counter[str]) -> Metrics | None:
+async def read(
+    client: Client, health: Health, notices: Notices, counts: Counter[str], row: Row
+) -> Metrics | None:
     """Read an instance's gauges; what came of it is counted and noted. None: nothing that can be used."""
     counts["num_scrapes"] += 1
     try:
@@ -100,11 +107,11 @@ async def read(client: Client, health: Health, notices: Notices, counts: Counter
         counts["num_scrapes_failed"] += 1
         notices.note(client.endpoint.name, f"scrape: {error}")
         if error.is_down:
-            health.failed("scrape")
+            health.failed(row)
         return None
     except BadMetricsError as error:
         counts["num_scrapes_refused"] += 1
         notices.note(client.endpoint.name, f"scrape refused: {error}")
         return None
-    health.succeeded("scrape")
+    health.succeeded(row)
     return metrics

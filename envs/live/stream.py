@@ -92,7 +92,7 @@ class Stream:
         except MalformedStreamError as error:
             return f"malformed SSE: {error}", False
         except ErrorInStreamError as error:
-            return str(error), error.code >= 500
+            return str(error), error.is_down
         return "", False
 
     async def _send_and_read(self) -> None:
@@ -112,13 +112,12 @@ class Stream:
 
     async def _refused(self, response: aiohttp.ClientResponse) -> None:
         """Raise for an answer that is no stream; what the server says of it is only logged."""
-        reason, said = f"http {response.status}", ""
+        reason = f"http {response.status}"
         try:
             async with asyncio.timeout(LINGER):
-                said = (await response.content.read(300)).decode("utf-8", "replace")
+                self._said = await self._client.beginning(response.content)
         except (aiohttp.ClientError, OSError):
             pass
-        self._said = self._client.without_secret(said)
         raise NoAnswerError(reason, response.status)
 
     async def _read(self, content: aiohttp.StreamReader) -> None:
@@ -150,7 +149,6 @@ class Stream:
             flight = self._flight
             self._first_token_at_s = at_s
             self._mailbox.put_first_token(FirstToken(flight.request.request_id, flight.instance_index, at_s))
-            self._health.succeeded("request")
         else:
             self._max_inter_token_s = max(self._max_inter_token_s, at_s - self._last_token_at_s)
         self._last_token_at_s = at_s
@@ -176,13 +174,9 @@ class Stream:
         request, answer = self._flight.request, self._answer
         if failure:
             self._notices.note(self._client.endpoint.name, failure, self._said)
-        elif answer.num_cached_tokens is None:
-            self._mailbox.counts["num_without_cached_tokens"] += 1
-            self._notices.note(
-                self._client.endpoint.name,
-                "answers do not say how many prompt tokens were cached",
-                "start vLLM with --enable-prompt-tokens-details",
-            )
+        else:
+            self._health.succeeded("request")  # not before: one that breaks off every stream is down
+            self._note_what_is_missing()
         prompt = answer.num_prompt_tokens
         completion = Completion(
             request_id=request.request_id,
@@ -199,3 +193,12 @@ class Stream:
         )
         outcome = Outcome(request, completion, answer.token_ids, self._token_at_s)
         self._mailbox.put_outcome(outcome, self._max_inter_token_s)
+
+    def _note_what_is_missing(self) -> None:
+        if self._answer.num_cached_tokens is None:
+            self._mailbox.counts["num_without_cached_tokens"] += 1
+            self._notices.note(
+                self._client.endpoint.name,
+                "answers do not say how many prompt tokens were cached",
+                "start vLLM with --enable-prompt-tokens-details",
+            )

@@ -78,17 +78,14 @@ class Traffic:
         self._views_before = self._view_counts()
         counts = self._mailbox.counts
         counts["num_prefix_caches_reset"] = sum(have_reset)
-        first = await asyncio.gather(*[self._read(index) for index in range(len(self._clients))])
-        for health, metrics in zip(self.health, first, strict=True):
-            if metrics is None:
-                health.take_down()
+        first = await asyncio.gather(*[self._read_first(index) for index in range(len(self._clients))])
         self._clock.restart()
         self.scrapers = [
             [
-                Scraper(client, self._clock, health, self._notices, counts, metrics)
+                Scraper(client, self._clock, health, self._notices, counts, metrics, router)
                 for client, health, metrics in zip(self._clients, self.health, first, strict=True)
             ]
-            for _ in range(num_routers)
+            for router in range(num_routers)
         ]
         for router, scrapers in enumerate(self.scrapers):
             first_at_s = interval_s * (router or num_routers) / num_routers
@@ -128,7 +125,15 @@ class Traffic:
         return counts
 
     async def _read(self, index: int) -> Metrics | None:
-        return await read(self._clients[index], self.health[index], self._notices, self._mailbox.counts)
+        counts = self._mailbox.counts
+        return await read(self._clients[index], self.health[index], self._notices, counts, "reset")
+
+    async def _read_first(self, index: int) -> Metrics | None:
+        """What an instance says at time 0; one that says nothing may serve all the same."""
+        metrics = await self._read(index)
+        if metrics is None and not await self._clients[index].is_up():
+            self.health[index].take_down()
+        return metrics
 
     async def _settle(self) -> None:
         """Wait until the instances have let go of what was cancelled, if they do so in good time."""

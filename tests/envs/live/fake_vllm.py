@@ -52,6 +52,7 @@ WHOLE = [
     "no_done",
 ]
 WITHIN = ["cut", "clean_cut", "half_event", "stall", "not_json", "not_sse", "not_vllm", "error_in_stream"]
+WITHIN += ["abort"]
 FAULTS = [*WHOLE, "bad_usage", *WITHIN]
 """Of requests from the start, at the end, and after some tokens."""
 
@@ -227,6 +228,11 @@ class FakeVllm:
                     await write({"choices": [{"words": 3}]})
                 elif fault == "not_sse":
                     await response.write(b"<html>Bad Gateway</html>\n\n")
+                elif fault == "abort":
+                    ended = {"index": 0, "finish_reason": "abort"}
+                    await write({"choices": [ended | ({"delta": {}} if chat else {"text": ""})]})
+                    await write("[DONE]")
+                    return response
                 elif fault == "error_in_stream":
                     await write({"error": {"message": "Internal server error", "code": 500}})
                     await write("[DONE]")

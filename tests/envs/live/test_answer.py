@@ -103,3 +103,25 @@ def test_errors_in_the_stream():
     for error in ("bad", {"message": "bad"}, {"code": "bad"}):
         with pytest.raises(ErrorInStreamError, match=r"^error 500 in stream$"):
             Answer().take(chunk(error=error))
+
+
+@pytest.mark.parametrize("reason", ["stop", "length", "repetition"])
+def test_good_ends(reason):
+    answer = Answer()
+    answer.take(text("a", reason))
+    assert answer.is_finished
+
+
+@pytest.mark.parametrize(
+    ("reason", "told", "is_down"),
+    [("abort", "abort", False), ("error", "error", True), ("my sk-key", "for another reason", False)],
+)
+def test_an_answer_that_the_server_ended_before_its_time(reason, told, is_down):
+    answer = Answer()
+    answer.take(text())
+    with pytest.raises(ErrorInStreamError, match=f"^finished by the server: {told}$") as error:
+        answer.take(text("", reason))
+    assert error.value.is_down == is_down
+    assert not answer.is_finished
+    with pytest.raises(MalformedStreamError):
+        Answer().take(text("", ["abort"]))

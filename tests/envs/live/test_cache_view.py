@@ -38,6 +38,16 @@ def view_of(*batches: list[Any]) -> CacheView:
 PROMPT = list(range(13))
 
 
+def test_what_cannot_be_read_is_told() -> None:
+    told: list[tuple[str, str]] = []
+    view = CacheView(BLOCK, lambda reason, detail: told.append((reason, detail)))
+    view.take(0, [0.0, [stored([1], None, PROMPT[:4])], 0])
+    assert not told
+    view.take(1, [0.0, [stored([2], 1, PROMPT[4:8], block_size=32)], 0])
+    assert told == [("malformed KV events", f"ValueError: blocks of 32 tokens, not {BLOCK}")]
+    assert view.num_hit_tokens(PROMPT) == 0
+
+
 def test_whole_blocks_in_a_row_are_hits_and_the_last_token_never_is() -> None:
     view = view_of([stored([7, 8, 9], None, PROMPT[:12])])
     assert view.num_hit_tokens(PROMPT) == 12

@@ -237,6 +237,19 @@ def test_prefix_hits_count_from_the_episodes_start_and_a_servers_restart(servers
     assert cluster.snapshot().frac_prefix_hits[0] == 0.5
 
 
+def test_prefix_hits_count_from_the_first_good_scrape(servers, cluster):
+    servers[0].metrics, servers[0].metrics_status = {"queries": "1000.0", "hits": "900.0"}, 404
+    cluster.reset()
+    cluster.advance_to(0.15)
+    servers[0].metrics_status = 200
+    cluster.advance_to(0.45)
+    assert cluster.snapshot().age_s[0] < 0.2
+    assert cluster.snapshot().frac_prefix_hits[0] == 0.0
+    servers[0].metrics = {"queries": "1100.0", "hits": "925.0"}
+    cluster.advance_to(0.75)
+    assert cluster.snapshot().frac_prefix_hits[0] == 0.25
+
+
 def test_each_router_scrapes_for_itself(servers, cluster):
     cluster.reset(num_routers=4)
     began = servers[0].num_scrapes
@@ -355,6 +368,10 @@ def test_exact_hits_are_what_the_kv_events_say(servers, tmp_path):
         live.reset()
         assert live.num_exact_hit_tokens(request).tolist() == [0]  # under another salt
         assert live.counters()["num_kv_event_gaps"] == 0
+        event["block_size"] = 32
+        socket.send_multipart([b"", (6).to_bytes(8, "big"), msgpack.packb([0.0, [event], 0])])
+        assert soon(lambda: live.reasons().get(("a", "malformed KV events")) == 1)
+        assert live.counters()["num_malformed_kv_events"] == 1
     finally:
         live.close()
         socket.close(linger=0)

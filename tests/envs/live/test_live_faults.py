@@ -42,6 +42,7 @@ FAILURES = {
     "not_sse": "malformed SSE: a line that is no field",
     "not_vllm": "malformed SSE: a chunk that is not vLLM's (KeyError)",
     "error_in_stream": "error 500 in stream",
+    "abort": "finished by the server: abort",
 }
 
 
@@ -177,7 +178,51 @@ def test_an_instance_that_is_down_when_an_episode_begins(servers):
         assert live.snapshot().healthy.all()
 
 
-@pytest.mark.parametrize("fault", ["429", "400", "error_at_once", "not_json"])
+@pytest.mark.parametrize("broken", [{"metrics_status": 404}, {"metrics": {"running": "NaN"}}])
+def test_an_episode_begins_with_metrics_that_say_nothing(servers, broken):
+    with opened(servers) as live:
+        vars(servers[0]).update(broken)
+        live.reset(np.random.default_rng(0))
+        assert live.snapshot().healthy.all()
+        live.advance_to(0.3)
+        assert live.snapshot().healthy.all()
+        send(live, range(4))
+        assert not any(done.failure for done in drained(live, 4).values())
+        assert live.counters()["num_times_unhealthy"] == 0
+        servers[0].health_status = 503
+        live.reset(np.random.default_rng(0))
+        assert live.snapshot().healthy.tolist() == [False, True]
+
+
+def test_a_hiccup_that_every_router_sees(servers):
+    with opened(servers, scrape_interval_s=0.5) as live:
+        live.reset(np.random.default_rng(0), num_routers=8)
+        live.advance_to(0.55)
+        servers[0].metrics_status = 503
+        live.advance_to(1.0)
+        servers[0].metrics_status = 200
+        assert live.counters()["num_scrapes_failed"] > 3
+        live.advance_to(1.3)
+        assert live.snapshot().healthy.all()
+        assert live.counters()["num_times_unhealthy"] == 0
+        servers[0].metrics_status = servers[0].health_status = 503
+        live.advance_to(3.2)
+        assert live.snapshot().healthy.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("fault", ["cut", "clean_cut", "error_in_stream"])
+def test_an_instance_that_breaks_off_every_stream(servers, fault):
+    servers[0].fault, servers[0].fault_after, servers[0].health_status = fault, 1, 503
+    with opened(servers) as live:
+        for number in range(3):
+            assert live.snapshot().healthy.all()
+            send(live, [number], 0)
+            (done,) = live.drain().completions
+            assert not isnan(done.first_token_at_s)
+        assert live.snapshot().healthy.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("fault", ["429", "400", "error_at_once", "not_json", "abort"])
 def test_what_is_no_fault_of_the_server_leaves_it_healthy(servers, fault):
     servers[0].fault = fault
     with opened(servers) as live:

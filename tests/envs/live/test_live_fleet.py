@@ -8,7 +8,7 @@ from envs.live import fleet
 from envs.live.endpoint import Endpoint
 from envs.live.fleet import endpoint
 
-from .fake_vllm import FakeVllm
+from .fake_vllm import FakeVllm, fakes
 from .leaks import nothing_left
 
 NOBODY = "http://127.0.0.1:1"
@@ -30,7 +30,8 @@ def test_a_url_alone_and_all_that_can_be_said():
     ("entry", "message"),
     [
         (3, r"endpoint 'a' is 3; write its url, or a mapping with url"),
-        ({"profile": "x"}, r"write its url, or a mapping with url"),
+        ({"profile": "x"}, r"endpoint 'a' has no url; write its url, or a mapping with url"),
+        ({"url": None}, r"endpoint 'a' has no url; write its url, or a mapping with url"),
         ({"url": NOBODY, "models": "x"}, r"unknown key 'models'; use url, profile, model"),
         ({"url": NOBODY, "max_num_seqs": "8"}, r"max_num_seqs is '8'; write a value of type int"),
         ({"url": NOBODY, "max_num_seqs": True}, r"max_num_seqs is True; write a value of type int"),
@@ -53,6 +54,14 @@ def test_a_password_in_a_url_is_not_repeated():
     with pytest.raises(ValueError, match="there is a password in its url") as refused:
         endpoint("a", "http://me:hunter2@host:8000")
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["http://host?key=sekrit", "host:8000?key=sekrit", "http://host/#sekrit"])
+@pytest.mark.parametrize("key", ["url", "base_url"])
+def test_a_query_of_a_url_is_not_repeated(url, key):
+    with pytest.raises(ValueError, match=r"endpoint 'a'") as refused:
+        endpoint("a", {key: url})
+    assert "sekrit" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -112,10 +121,41 @@ def test_numbers_are_positive(option):
         fleet.cluster({"a": server.url}, **{option: 0})
 
 
+@pytest.mark.parametrize("value", [2.5, 3.0, True])
+def test_failures_in_a_row_are_whole(value):
+    with pytest.raises(ValueError, match=rf"unhealthy_after is {value}, it must be a whole number"):
+        fleet.cluster({"a": NOBODY}, unhealthy_after=value)
+
+
+def test_a_configuration_that_contradicts_the_server():
+    with FakeVllm(max_model_len=1000) as server:
+        with pytest.raises(ValueError, match="block_size is 32, the server says 16; leave it out"):
+            fleet.cluster({"a": {"url": server.url, "block_size": 32}})
+        with pytest.raises(ValueError, match="max_model_len is 1001, the server takes 1000; leave it out"):
+            fleet.cluster({"a": {"url": server.url, "max_model_len": 1001}})
+        live = fleet.cluster({"a": {"url": server.url, "block_size": 16, "max_model_len": 999}})
+        assert (live.traits[0].block_size, live.traits[0].max_model_len) == (16, 999)
+
+
+def test_the_same_server_twice():
+    with pytest.raises(ValueError, match=r"endpoint 'b' \(.*\): endpoint 'a' has the same url"):
+        fleet.cluster({"a": NOBODY, "b": NOBODY + "/v1/"})
+
+
+@pytest.mark.parametrize(
+    ("text", "twice"), [('{"a": "x", "b": "y", "a": "z"}', "a"), ('{"a": {"url": "x", "url": "y"}}', "url")]
+)
+def test_a_file_that_says_a_name_twice(text, twice, tmp_path):
+    path = tmp_path / "endpoints.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"endpoints\.json: '{twice}' is there twice"):
+        fleet.cluster(str(path))
+
+
 def test_a_fleet_from_a_file(tmp_path):
-    with FakeVllm() as server:
+    with fakes(2) as (x, y):
         path = tmp_path / "endpoints.json"
-        path.write_text(json.dumps({"x": {"url": server.url}, "y": server.url}))
+        path.write_text(json.dumps({"x": {"url": x.url}, "y": y.url}))
         live = fleet.cluster(str(path), keep_token_times=True)
         assert [trait.name for trait in live.traits] == ["x", "y"]
         assert live.keep_token_times

@@ -185,6 +185,27 @@ def test_interrupt_while_waiting(servers):
         live.close()
 
 
+def test_a_reset_that_was_interrupted(servers):
+    live = fleet.cluster({"a": servers[0].url})
+    try:
+        servers[0].metrics_delay_s = 0.9
+        main = threading.main_thread().ident
+        timer = threading.Timer(0.3, lambda: __import__("signal").pthread_kill(main, 2))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            live.reset()
+        timer.join()
+        for call in (live.counters, live.snapshot, live.drain, lambda: send(live, 1)):
+            with pytest.raises(RuntimeError, match=r"the last reset .* was interrupted: call reset"):
+                call()
+        servers[0].metrics_delay_s = 0.0
+        live.reset()
+        assert live.counters()["num_submitted"] == 0
+        assert live.snapshot().healthy.all()
+    finally:
+        live.close()
+
+
 def test_made_and_reset_inside_a_running_loop(servers):
     """As in a notebook."""
     import asyncio

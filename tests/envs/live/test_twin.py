@@ -10,7 +10,7 @@ from envs.emulator.profile import load, save
 from envs.live import fleet, twin
 from envs.world import World
 
-from .fake_vllm import FakeVllm
+from .fake_vllm import FakeVllm, fakes
 
 PROFILE = "h100_llama-3.1-8b"
 REQUEST = Request(0, 0.0, 100, 5)
@@ -22,8 +22,14 @@ def server():
         yield server
 
 
-def test_it_has_the_live_clusters_traits(server):
-    endpoints = {"a": {"url": server.url, "profile": PROFILE}, "b": {"url": server.url, "profile": PROFILE}}
+@pytest.fixture
+def endpoints():
+    with fakes(2) as servers:
+        urls = [server.url for server in servers]
+        yield {name: {"url": url, "profile": PROFILE} for name, url in zip("ab", urls, strict=True)}
+
+
+def test_it_has_the_live_clusters_traits(endpoints):
     live, emulated = fleet.cluster(endpoints), twin.cluster(endpoints)
     assert type(emulated).__name__ == "EmulatedCluster"
     assert [replace(traits, name="") for traits in emulated.traits] == [
