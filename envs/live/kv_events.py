@@ -46,8 +46,7 @@ async def follow(endpoint: str, view: CacheView, connected: asyncio.Event | None
                     sequence = int.from_bytes(frames[1], "big")
                     batch = msgpack.unpackb(frames[2], strict_map_key=False)
                 except (ValueError, IndexError, msgpack.UnpackException):
-                    view.num_malformed += 1
-                    view.forget()
+                    view.refuse("frames that are not a batch in msgpack")
                     continue
                 view.take(sequence, batch)
         finally:
