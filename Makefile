@@ -31,9 +31,10 @@ reference:  ## Keep the last demo's table and picture as those that the README s
 	cp runs/demo/evaluation/table.md runs/demo/evaluation/summary.json runs/demo/evaluation/ttft_over_time.png \
 	  runs/reference/demo/
 
-reference-fidelity:  ## Keep the tables of the last fidelity and fidelity-cpu as those that the README shows.
-	for name in fidelity fidelity_cpu; do mkdir -p runs/reference/$$name && cp runs/$$name/fidelity/table.md \
-	  runs/$$name/fidelity/fidelity.json runs/$$name/fidelity/fidelity.png runs/reference/$$name/ || exit 1; done
+reference-fidelity:  ## Keep the table of the last fidelity run as the one that the README shows.
+	mkdir -p runs/reference/fidelity
+	cp runs/fidelity/fidelity/table.md runs/fidelity/fidelity/fidelity.json runs/fidelity/fidelity/fidelity.png \
+	  runs/reference/fidelity/
 
 test: $(VENV)/.installed  ## Run the tests.
 	$(BIN)/python -m pytest

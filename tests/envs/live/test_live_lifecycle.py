@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -169,13 +170,20 @@ def test_a_loop_that_ends_by_itself_is_told(servers):
         live.close()
 
 
+def interrupt_soon():
+    """A timer that sends Ctrl-C to the main thread, which may ignore it: what a shell runs aside does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    main = threading.main_thread().ident
+    timer = threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT))
+    timer.start()
+    return timer
+
+
 def test_interrupt_while_waiting(servers):
     live = opened(servers)
     try:
         send(live, 2)
-        main = threading.main_thread().ident
-        timer = threading.Timer(0.3, lambda: __import__("signal").pthread_kill(main, 2))
-        timer.start()
+        timer = interrupt_soon()
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             live.drain()
@@ -189,9 +197,7 @@ def test_a_reset_that_was_interrupted(servers):
     live = fleet.cluster({"a": servers[0].url})
     try:
         servers[0].metrics_delay_s = 0.9
-        main = threading.main_thread().ident
-        timer = threading.Timer(0.3, lambda: __import__("signal").pthread_kill(main, 2))
-        timer.start()
+        timer = interrupt_soon()
         with pytest.raises(KeyboardInterrupt):
             live.reset()
         timer.join()
