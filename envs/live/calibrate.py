@@ -67,8 +67,6 @@ class Options:
     max_num_batched_tokens: int | None = None
     time_scale: float = 1.0
     """Of a modelled server: what is measured is divided by it."""
-    pause_s: float = 0.0
-    """Idle time before each measurement: on a CPU, steps after a pause take longer than those in a row."""
     time_limit_s: float = 110.0
     """No measurement is begun later than this."""
     seed: int | None = None
@@ -80,8 +78,6 @@ class Options:
             value = getattr(self, key)
             if not isfinite(value) or value <= 0:
                 raise ValueError(f"{key} is {value}, it must be a number above 0")
-        if not 0 <= self.pause_s < self.time_limit_s:
-            raise ValueError(f"pause_s is {self.pause_s}, it must be a number from 0, below time_limit_s")
         for key in ("max_num_seqs", "max_num_batched_tokens"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -120,7 +116,7 @@ async def _calibrate(options: Options) -> Calibration:
     endpoint = Endpoint("measured", options.url, model=options.model, api_key_env=options.api_key_env)
     like = load(options.like) if options.like is not None else None
     began_at_s = time.monotonic()
-    async with Sweep(endpoint, np.random.default_rng(options.seed), options.pause_s) as sweep:
+    async with Sweep(endpoint, np.random.default_rng(options.seed)) as sweep:
         profile = _frame(options, like, sweep)
         shapes = _shapes(profile, sweep.max_model_len)
         await sweep.warm_up(profile.block_size)

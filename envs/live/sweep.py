@@ -87,10 +87,9 @@ class Shape:
 class Sweep:
     """Measures one server; ``async with`` opens and closes its connections."""
 
-    def __init__(self, endpoint: Endpoint, rng: np.random.Generator, pause_s: float = 0.0) -> None:
+    def __init__(self, endpoint: Endpoint, rng: np.random.Generator) -> None:
         self.endpoint = endpoint
         self.rng = rng
-        self.pause_s = pause_s  # idle time before each measurement
         self.model = endpoint.model or ""
         self.max_model_len = 0
         self.cache_config: dict[str, str] = {}
@@ -159,7 +158,6 @@ class Sweep:
     async def measure_decode(self, shape: Shape) -> None:
         """Measure a batch of requests while all of them decode, then break them off."""
         times: list[Times] = [[] for _ in range(shape.x)]
-        await asyncio.sleep(self.pause_s)
         most = min(MAX_OUTPUT_TOKENS, (self.max_model_len or MAX_OUTPUT_TOKENS) - shape.num_prompt_tokens)
         tasks = [
             asyncio.create_task(self._stream(self.prompt(shape.num_prompt_tokens), most, row))
@@ -191,7 +189,6 @@ class Sweep:
     async def _alone(self, prompt: Sequence[int]) -> tuple[float, Pace]:
         """Time to first token, and the pace after it."""
         times: Times = []
-        await asyncio.sleep(self.pause_s)
         sent_at_s = await self._stream(prompt, 1 + self.num_steps, times)
         if _num_tokens(times) == 0:
             raise CalibrationError(f"{self.endpoint}: an answer that came all at once; is it streamed?")
