@@ -9,11 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import signal
-import sys
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, closing
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -22,13 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
 
 from agents.build_env import build_env
 from agents.files import read_json, write_json, write_parquet
 from agents.online import load_learner
 from agents.policy import Learner, Policy, Trainable
-from agents.program import use_one_thread
+from agents.processes import run_jobs
 from agents.recording import recorder_of
 from agents.rollout import play
 from agents.warm_up import warm_up
@@ -101,13 +96,8 @@ def run(config: DictConfig, directory: Path) -> list[Cell]:
     arguments = [
         (OmegaConf.to_container(config, resolve=True), directory, cell, keys[cell]) for cell in missing
     ]
-    with tqdm(total=len(missing), unit=" streams", disable=None) as bar:
-        if config.num_workers == 1 or len(missing) < 2:
-            for argument in arguments:
-                _make(*argument)
-                bar.update()
-        else:
-            _make_in_processes(arguments, config.num_workers, bar)
+    for _ in run_jobs(_make, arguments, config.num_workers, "streams"):
+        pass
     return list(keys)
 
 
@@ -175,28 +165,3 @@ def _make(plain: Any, directory: Path, cell: Cell, key: str) -> None:
     }
     write_json(path.with_suffix(".json"), side)
     write_parquet(path, rollout.ledger)  # last: where it is, the cell is whole
-
-
-def _make_in_processes(arguments: list[tuple[Any, Path, Cell, str]], num_workers: int, bar: Any) -> None:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, context, _begin_process) as pool:
-        # Children keep what is ignored as they are spawned: Ctrl-C is for the parent to deal with.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            futures = [pool.submit(_make, *argument) for argument in arguments]
-        finally:
-            signal.signal(signal.SIGINT, handler)
-        try:
-            for future in as_completed(futures):
-                future.result()
-                bar.update()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in multiprocessing.active_children():
-                child.terminate()  # what it has not finished is not written
-            raise
-
-
-def _begin_process() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that unfinished files are removed
-    use_one_thread()

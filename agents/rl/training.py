@@ -12,7 +12,6 @@ from the seed of its reset and from the actions.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -28,6 +27,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from agents.hyperparameters import check_counts
 from agents.rl.checkpoint import NAME, load_checkpoint, save_checkpoint
+from agents.rl.randomness import own_randomness, seed_global_generators
 from envs.cluster import Cluster
 from envs.encoded import EncodedObservation
 from envs.observation import SCHEMA_HASH, Observation
@@ -94,7 +94,7 @@ def train(
     if done >= total:
         return
     histories = checkpoint["state"]["histories"] if checkpoint else [None] * algorithm.num_envs
-    with _own_randomness(), _envs(algorithm, make_env, seed, histories) as envs:
+    with own_randomness(), _envs(algorithm, make_env, seed, histories) as envs:
         space: Any = envs.observation_space
         run["max_instances"] = space["mask"].shape[0]
         checkpoint = load_checkpoint(directory, run)
@@ -102,7 +102,7 @@ def train(
         if checkpoint and _repeatable(envs.envs[0]):
             _check_observations(directory, checkpoint["state"]["observations"], observations)
         while done < total:
-            _seed_global_generators(np.random.SeedSequence((seed, done // segment)))
+            seed_global_generators(np.random.SeedSequence((seed, done // segment)))
             model = algorithm.build(envs, total)
             if checkpoint:
                 algorithm.load_state(model, checkpoint["state"]["model"])
@@ -263,31 +263,6 @@ def _check_observations(directory: Path, saved: Mapping[str, Any], found: Mappin
                 " holds, so these are other environments: set cluster, workload and versions back, or"
                 " train in another directory"
             )
-
-
-@contextmanager
-def _own_randomness() -> Iterator[None]:
-    """Put the global generators, which SB3 draws from, back in the end; compute on one thread.
-
-    One thread is the fastest for networks of this size, and makes results independent of the number of cores.
-    """
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
-        torch.set_num_threads(num_threads)
-
-
-def _seed_global_generators(seeds: np.random.SeedSequence) -> None:
-    seed = int(seeds.generate_state(1)[0])
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.default_generator.manual_seed(seed)
 
 
 def _round_up(count: int, multiple: int) -> int:

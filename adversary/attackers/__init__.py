@@ -1,0 +1,1 @@
+"""How attacks are found: by chance, by black-box search, by reinforcement learning in closed loop."""

@@ -1,0 +1,59 @@
+"""Independent jobs, in this process or in several, with a bar that shows how many are done.
+
+Each job leaves its result in files of its own, whole or not at all, so that Ctrl-C at any time leaves a run
+that can be taken up again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from agents.program import use_one_thread
+
+Result = TypeVar("Result")
+
+
+def run_jobs(
+    job: Callable[..., Result], arguments: Sequence[tuple[Any, ...]], num_workers: int, unit: str
+) -> Iterator[Result]:
+    """Yield what ``job`` returns for each of ``arguments``, in the order in which they end.
+
+    With more than one worker, job and arguments must be picklable. An exception of a job ends them all.
+    """
+    with tqdm(total=len(arguments), unit=f" {unit}", disable=None) as bar:
+        if num_workers == 1 or len(arguments) < 2:
+            for argument in arguments:
+                result = job(*argument)
+                bar.update()
+                yield result
+            return
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(num_workers, context, _begin_process) as pool:
+            # Children keep what is ignored as they are spawned: Ctrl-C is for the parent to deal with.
+            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                futures = [pool.submit(job, *argument) for argument in arguments]
+            finally:
+                signal.signal(signal.SIGINT, handler)
+            try:
+                for future in as_completed(futures):
+                    result = future.result()
+                    bar.update()
+                    yield result
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for child in multiprocessing.active_children():
+                    child.terminate()  # what it has not finished is not written
+                raise
+
+
+def _begin_process() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that unfinished files are removed
+    use_one_thread()
