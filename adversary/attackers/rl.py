@@ -6,6 +6,7 @@ itself averages out, and a budget on slopes smooths away the rest.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,9 +15,79 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from adversary.attack import MODEL, POSITIONS
+from adversary.attackers.attacker import Result
 from adversary.attackers.found import Found
+from adversary.game import Game, WorldGame
+from adversary.threat import UnitPositions
 from adversary.trace import AttackTrace
+from agents.files import write
 from agents.rl.randomness import own_randomness, seed_global_generators
+
+
+class Rl:
+    """Trains an attacker.
+
+    Of an attack on the world the worst episode is kept, as it was played; of one on features the trained
+    attacker, which goes on to look at its victim.
+
+    Args:
+        num_evaluations: Episodes of the victim that may be spent.
+        episodes_per_update: Between two updates of the network.
+        learning_rate: Of Adam.
+        n_epochs: Passes over the episodes of an update.
+        log_std_init: Logarithm of the first exploration's spread.
+    """
+
+    is_targeted = True
+
+    def __init__(
+        self,
+        num_evaluations: int,
+        episodes_per_update: int = 5,
+        learning_rate: float = 1e-3,
+        n_epochs: int = 20,
+        log_std_init: float = -0.5,
+    ) -> None:
+        if num_evaluations < 1 or episodes_per_update < 1 or n_epochs < 1 or not learning_rate > 0:
+            raise ValueError(
+                f"num_evaluations is {num_evaluations}, episodes_per_update {episodes_per_update}, n_epochs"
+                f" {n_epochs} and learning_rate {learning_rate}: all must be above 0"
+            )
+        self.num_evaluations, self.episodes_per_update = num_evaluations, episodes_per_update
+        self.learning_rate, self.n_epochs, self.log_std_init = learning_rate, n_epochs, log_std_init
+
+    def unfit(self, game: Game) -> str:
+        """It plays any game."""
+        return ""
+
+    def find(self, game: Game, seed: int, model_file: Path) -> Result:
+        """Train."""
+        env = game.env()
+        try:
+            model, found = learn(
+                env,
+                self.num_evaluations,
+                game.num_steps,
+                seed,
+                self.episodes_per_update,
+                self.learning_rate,
+                self.n_epochs,
+                self.log_std_init,
+            )
+        finally:
+            env.close()
+        assert found.best is not None
+        if isinstance(game, WorldGame):
+            rows = UnitPositions(game.knobs).positions(found.best.values).tolist()
+            return Result({"kind": POSITIONS, "rows": rows}, found.harm, tuple(found.curve))
+        write(model_file, lambda temporary: _save(model, temporary))
+        return Result({"kind": MODEL, "file": model_file.name}, found.harm, tuple(found.curve))
+
+
+def _save(model: PPO, path: Path) -> None:
+    with path.open("wb") as file:
+        model.save(file)
 
 
 class _Episodes(BaseCallback):

@@ -3,15 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from adversary.attack import LINEAR, POSITIONS
+from adversary.attackers.attacker import Result
 from adversary.attackers.found import Found
-from adversary.threat import Values
+from adversary.attackers.knots import Knots
+from adversary.feature.linear import LinearLiar
+from adversary.game import Game, WorldGame
+from adversary.threat import UnitPositions, Values
 
 
-def search(
+class Search:
+    """Evolves attacks with few parameters: lines between knots on the world, ``LinearLiar`` on features.
+
+    Args:
+        num_evaluations: Episodes of the victim that may be spent.
+        num_knots: Instants at which an attack on the world is free (``Knots``).
+        spread: Of the first candidates, around neutral; 1 is the bounds.
+        weight: Greatest weight of a ``LinearLiar``.
+    """
+
+    is_targeted = True
+
+    def __init__(
+        self, num_evaluations: int, num_knots: int = 3, spread: float = 0.7, weight: float = 4.0
+    ) -> None:
+        if not spread > 0 or not weight > 0:
+            raise ValueError(f"spread is {spread} and weight {weight}, they must be more than 0")
+        self.num_evaluations, self.num_knots = num_evaluations, num_knots
+        self.spread, self.weight = spread, weight
+
+    def unfit(self, game: Game) -> str:
+        """It plays any game."""
+        return ""
+
+    def find(self, game: Game, seed: int, model_file: Path) -> Result:
+        """Search."""
+        rng = np.random.default_rng(seed)
+        if isinstance(game, WorldGame):
+            knots = Knots(game.num_steps, len(game.knobs), self.num_knots)
+            units = UnitPositions(game.knobs)
+            found = evolve(
+                lambda vector: game.harm_of(units.values(knots.positions(vector))),
+                knots.num_parameters,
+                self.num_evaluations,
+                rng,
+                self.spread,
+            )
+            assert found.best is not None
+            rows = knots.positions(found.best).tolist()
+            return Result({"kind": POSITIONS, "rows": rows}, found.harm, tuple(found.curve))
+        liar = LinearLiar(game.knobs)
+        found = evolve(
+            lambda vector: game.harm_of(liar.with_parameters(self.weight * vector)),
+            liar.num_parameters,
+            self.num_evaluations,
+            rng,
+            self.spread,
+        )
+        assert found.best is not None
+        parameters = (self.weight * found.best).tolist()
+        return Result({"kind": LINEAR, "parameters": parameters}, found.harm, tuple(found.curve))
+
+
+def evolve(
     harm: Callable[[Values], float],
     num_parameters: int,
     num_evaluations: int,

@@ -7,7 +7,7 @@ import pytest
 
 from adversary.attackers.found import Found, worst_of
 from adversary.attackers.knots import Knots
-from adversary.attackers.search import search
+from adversary.attackers.search import evolve
 
 
 def test_search_finds_a_corner_and_spends_exactly_what_it_may():
@@ -19,7 +19,7 @@ def test_search_finds_a_corner_and_spends_exactly_what_it_may():
         calls.append(1)
         return -float(np.abs(vector - corner).sum())
 
-    found = search(harm, 6, 203, np.random.default_rng(0))
+    found = evolve(harm, 6, 203, np.random.default_rng(0))
     assert len(calls) == len(found.curve) == 203
     assert found.harm > -0.5
     assert found.harm == harm(found.best)
@@ -30,7 +30,7 @@ def test_the_same_seed_gives_the_same_search_and_leaves_numpy_alone():
     before = np.random.get_state()[1].copy()  # noqa: NPY002
 
     def run(seed):
-        return search(lambda vector: float(vector @ np.arange(4)), 4, 50, np.random.default_rng(seed))
+        return evolve(lambda vector: float(vector @ np.arange(4)), 4, 50, np.random.default_rng(seed))
 
     assert np.array_equal(run(1).best, run(1).best)
     assert run(1).curve == run(1).curve
@@ -40,16 +40,16 @@ def test_the_same_seed_gives_the_same_search_and_leaves_numpy_alone():
 
 @pytest.mark.parametrize("num_evaluations", [1, 7])
 def test_search_in_one_dimension(num_evaluations):
-    found = search(lambda vector: float(vector[0]), 1, num_evaluations, np.random.default_rng(0))
+    found = evolve(lambda vector: float(vector[0]), 1, num_evaluations, np.random.default_rng(0))
     assert found.harm == 1.0
     assert len(found.curve) == num_evaluations
 
 
 def test_a_harm_that_is_no_number_is_refused():
     with pytest.raises(ValueError, match="evaluation 0 of the victim gave a harm of nan"):
-        search(lambda vector: float("nan"), 2, 5, np.random.default_rng(0))
+        evolve(lambda vector: float("nan"), 2, 5, np.random.default_rng(0))
     with pytest.raises(ValueError, match="num_evaluations is 0"):
-        search(lambda vector: 0.0, 2, 0, np.random.default_rng(0))
+        evolve(lambda vector: 0.0, 2, 0, np.random.default_rng(0))
 
 
 def test_worst_of():

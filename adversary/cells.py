@@ -1,0 +1,164 @@
+"""The second half of a robustness run: every victim under every attack that concerns it, on held-out streams.
+
+A cell is a victim under an attack, at some shares of the threat's bounds, on the streams of all seeds; its
+figures lie in ``cells/<victim>~<attack>.json``, a row per share and seed. ``clean`` stands for no attack.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from adversary.attack import Attack
+from adversary.feature.episodes import Episodes
+from adversary.feature.threat import FeatureThreat
+from adversary.finding import digest, made_of
+from adversary.metrics import robustness_figures
+from adversary.scenario import Scenario
+from adversary.threat import Projector
+from adversary.trace import AttackTrace
+from adversary.validate import violations
+from adversary.world.episode import WorldEpisode
+from adversary.world.threat import WorldThreat
+from agents.files import read_json, write_json
+from agents.policy import Policy
+from agents.processes import run_jobs
+from agents.rollout import Rollout
+
+CLEAN = "clean"
+
+
+class Cell(NamedTuple):
+    """A victim under an attack."""
+
+    victim: str
+    attack: str
+    """Its name; ``clean``: none."""
+    epsilons: tuple[float, ...]
+    """Shares of the threat's bounds."""
+
+    def path(self, folder: Path) -> Path:
+        """Its file."""
+        return folder / f"{self.victim}~{self.attack}.json"
+
+
+class Played(NamedTuple):
+    """An episode under an attack, and what was done."""
+
+    rollout: Rollout
+    trace: AttackTrace | None
+    """None of a clean one."""
+
+
+def play(
+    scenario: Scenario, victim: Policy, attack: Attack | None, epsilon: float, seed: int, folder: Path
+) -> Played:
+    """Let a victim route the stream of a seed under an attack.
+
+    Args:
+        scenario: The world.
+        victim: As it is before the episode; it is left so.
+        attack: None: in peace.
+        epsilon: Share of its threat's bounds.
+        seed: Of the stream.
+        folder: Where the attacks lie.
+    """
+    if attack is None:
+        return Played(Episodes(scenario.env(), victim).clean_rollout(seed), None)
+    threat = scenario.threat(attack.threat, epsilon)
+    if isinstance(threat, FeatureThreat):
+        return _play_features(scenario, victim, attack, threat, seed, folder)
+    return _play_world(scenario, victim, attack, threat, seed)
+
+
+def _play_features(
+    scenario: Scenario, victim: Policy, attack: Attack, threat: FeatureThreat, seed: int, folder: Path
+) -> Played:
+    episodes = Episodes(scenario.env(), victim)
+    liar = attack.liar(threat, episodes.num_instances, scenario.policy, folder)
+    attacked = episodes.attacked(threat, liar, seed)
+    return Played(attacked.rollout, attacked.trace)
+
+
+def _play_world(scenario: Scenario, victim: Policy, attack: Attack, threat: WorldThreat, seed: int) -> Played:
+    episode = WorldEpisode(scenario.open_env(), victim, threat)
+    wanted = attack.wanted(episode.knobs, threat.num_windows, seed)
+    values = Projector(episode.knobs, threat.budget).project(wanted)
+    episode.begin(seed)
+    for row in values:
+        episode.play_window(row)
+    episode.finish()
+    trace = AttackTrace(
+        "world", episode.knobs, threat.budget, values, threat.window_s, {"attack": attack.name}
+    )
+    return Played(episode.rollout(), trace)
+
+
+def fill(
+    config: DictConfig, cells: list[Cell], attacks: dict[str, Attack], folder: Path, attacks_folder: Path
+) -> None:
+    """Make the cells that are not there yet."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    keys = {cell: _key(config, cell, attacks.get(cell.attack)) for cell in cells}
+    missing = [cell for cell in cells if _held_key(cell.path(folder)) != keys[cell]]
+    jobs = [(plain, folder, attacks_folder, cell, attacks.get(cell.attack), keys[cell]) for cell in missing]
+    for _ in run_jobs(_fill, jobs, config.num_workers, "cells"):
+        pass
+
+
+def read(cells: list[Cell], folder: Path) -> pd.DataFrame:
+    """All rows: victim, attack, epsilon, seed, and the figures of ``robustness_figures``."""
+    rows = [
+        {"victim": cell.victim, "attack": cell.attack} | row
+        for cell in cells
+        for row in read_json(cell.path(folder))["rows"]
+    ]
+    return pd.DataFrame(rows)
+
+
+def _fill(
+    plain: Any, folder: Path, attacks_folder: Path, cell: Cell, attack: Attack | None, key: str
+) -> None:
+    config = OmegaConf.create(plain)
+    scenario = Scenario(config)
+    victim = scenario.policy(cell.victim)
+    rows = []
+    for epsilon in cell.epsilons:
+        for seed in config.seeds:
+            played = play(scenario, victim, attack, epsilon, seed, attacks_folder)
+            row: dict[str, Any] = {"epsilon": epsilon, "seed": seed}
+            row |= robustness_figures(
+                played.rollout.ledger, scenario.num_instances, config.churn_window_s, config.warmup_s
+            )
+            if played.trace is not None:
+                trace = played.trace
+                row["num_steps"] = len(trace.values)
+                row["num_violations"] = len(violations(trace.knobs, trace.budget, trace.values))
+            rows.append({name: _plain(value) for name, value in row.items()})
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(cell.path(folder), {"key": key, "rows": rows})
+
+
+def _plain(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _key(config: DictConfig, cell: Cell, attack: Attack | None) -> str:
+    values = {
+        **made_of(config, cell.victim),
+        "attack": attack.key if attack else "",
+        "cell": list(cell),
+        "seeds": list(config.seeds),
+        "warmup_s": config.warmup_s,
+        "churn_window_s": config.churn_window_s,
+    }
+    return digest(values)
+
+
+def _held_key(path: Path) -> str:
+    return str(read_json(path).get("key")) if path.exists() else ""

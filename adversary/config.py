@@ -1,0 +1,45 @@
+"""The config of a robustness run, typed: what Hydra composes is checked against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class RobustnessConfig:
+    """``conf/robustness.yaml``; nodes of type ``Any`` are checked by ``conf.build``."""
+
+    name: str = MISSING
+    directory: str = MISSING
+    seeds: list[int] = MISSING
+    attack_seed: int = MISSING
+    duration_s: float = MISSING
+    warmup_s: float = MISSING
+    churn_window_s: float = MISSING
+    reference: str = MISSING
+    epsilons: list[float] = MISSING
+    transfer: str = MISSING
+    num_timelines: int = MISSING
+    num_workers: int = MISSING
+    env: Any = MISSING
+    cluster: Any = MISSING
+    world: Any = MISSING
+    workload: Any = MISSING
+    reward: Any = MISSING
+    harm: Any = MISSING
+    policies: dict[str, Any] = field(default_factory=dict)
+    trained: dict[str, str] = field(default_factory=dict)
+    defended: dict[str, list[str]] = field(default_factory=dict)
+    threats: dict[str, Any] = field(default_factory=dict)
+    attackers: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, list[str]] = field(default_factory=dict)
+    only: dict[str, list[str]] = field(default_factory=dict)
+
+
+def register() -> None:
+    """Make the schema known to Hydra."""
+    ConfigStore.instance().store(name="robustness_schema", node=RobustnessConfig)
