@@ -243,3 +243,7 @@ class DisturbableCluster(Cluster, Protocol):
     def flush_cache(self, instance_index: int) -> None:
         """Forget the prefix cache; no request is disturbed."""
         ...
+
+    def lag_scrapes(self, instance_index: int, lag_s: float) -> None:
+        """Let what is scraped of it from now on reach routers so much later."""
+        ...

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 SLOW, FAIL, RESTART, ADD, REMOVE, FLUSH_CACHE = "slow", "fail", "restart", "add", "remove", "flush_cache"
+LAG_SCRAPES = "lag_scrapes"
 MAX_SLOWDOWN = 100.0
 MAX_DELAY_S = 60.0
 MIN_TIME_TO_FAILURE_S = 0.01
@@ -42,7 +43,10 @@ _CHANGES: dict[str, tuple[tuple[str, ...], str | None]] = {  # what -> (states i
     ADD: ((_ABSENT,), _UP),
     REMOVE: ((_UP, _DOWN), _ABSENT),
     FLUSH_CACHE: ((_UP, _DOWN, _ABSENT), None),
+    LAG_SCRAPES: ((_UP, _DOWN, _ABSENT), None),
 }
+_AMOUNTS = {SLOW: "factor", LAG_SCRAPES: "lag_s"}
+"""What takes an amount, and which."""
 
 
 class WorldEvent(NamedTuple):
@@ -58,15 +62,19 @@ class WorldEvent(NamedTuple):
     * ``restart``: a new process starts after ``fail``;
     * ``add``: an absent instance starts; one that still drains is kept instead, as it is;
     * ``remove``: it gets nothing new, finishes what it has and is gone;
-    * ``flush_cache``: its prefix cache is forgotten.
+    * ``flush_cache``: its prefix cache is forgotten;
+    * ``lag_scrapes``: what is scraped of it from now on reaches routers ``lag_s`` later.
     """
     factor: float = 1.0
     """Of ``slow``, within [1, ``MAX_SLOWDOWN``]."""
+    lag_s: float = 0.0
+    """Of ``lag_scrapes``; the world's ``scrape_lag_s`` until then."""
 
     def row(self) -> dict[str, Any]:
         """As it stands in a schedule's file."""
         row: dict[str, Any] = {"at_s": self.at_s, "instance": self.instance, "what": self.what}
-        return row | {"factor": self.factor} if self.what == SLOW else row
+        name = _AMOUNTS.get(self.what)
+        return row | {name: getattr(self, name)} if name else row
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +215,7 @@ class World:
                     f" {MIN_TIME_TO_FAILURE_S}, or null"
                 )
             for event in self.events:
-                if event.what not in (SLOW, FLUSH_CACHE):
+                if event.what not in (SLOW, FLUSH_CACHE, LAG_SCRAPES):
                     raise ValueError(
                         f"mean_time_to_failure_s is {mean_s} and the schedule says {event.what} at"
                         f" {event.at_s} s: chance would decide whether it can; leave one of the two out"
@@ -238,12 +246,13 @@ def _event(given: WorldEvent | Mapping[str, Any], name: str) -> WorldEvent:
         given = given.row()
     if not isinstance(given, Mapping):
         raise ValueError(
-            f"{name} is {given!r}; write a mapping with at_s, instance, what (and factor for slow)"
+            f"{name} is {given!r}; write a mapping with at_s, instance, what (and factor for slow, lag_s for"
+            " lag_scrapes)"
         )
     what = given.get("what")
     if not isinstance(what, str) or what not in _CHANGES:
         raise ValueError(f"{name}: what is {what!r}, use one of {', '.join(_CHANGES)}")
-    wanted = {"at_s", "instance", "what"} | ({"factor"} if what == SLOW else set())
+    wanted = {"at_s", "instance", "what"} | ({_AMOUNTS[what]} if what in _AMOUNTS else set())
     if set(given) != wanted:
         wrong = ", ".join(sorted(str(key) for key in wanted ^ set(given)))
         raise ValueError(f"{name}: {what} takes {', '.join(sorted(wanted))}; missing or too much: {wrong}")
@@ -254,7 +263,9 @@ def _event(given: WorldEvent | Mapping[str, Any], name: str) -> WorldEvent:
         raise ValueError(f"{name}: instance is {instance!r}, it must be a whole number from 0")
     if not _is_number(factor) or not 1.0 <= factor <= MAX_SLOWDOWN:
         raise ValueError(f"{name}: factor is {factor!r}, it must lie in [1, {MAX_SLOWDOWN:g}]")
-    return WorldEvent(float(at_s), int(instance), what, float(factor))
+    lag_s = given.get("lag_s", 0.0)
+    _check_time(f"{name}: lag_s", lag_s, _MOST_S["scrape_lag_s"])
+    return WorldEvent(float(at_s), int(instance), what, float(factor), float(lag_s))
 
 
 def _check_time(name: str, value: Any, most_s: float) -> None:

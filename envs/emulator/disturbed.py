@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heappop, heappush
-from math import nan
+from math import inf, nan
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from envs.emulator.engine import advance_all
 from envs.emulator.failure import take_all
 from envs.emulator.reports import Reports
 from envs.emulator.scrapes import Scrapes
-from envs.world import SLOW, World
+from envs.world import LAG_SCRAPES, SLOW, World, WorldEvent
 
 UP, STARTING, DOWN, DRAINING, ABSENT = "up", "starting", "down", "draining", "absent"
 INSTANCE_FAILED, CONNECTION_REFUSED = "instance failed", "connection refused"
@@ -85,23 +85,31 @@ class DisturbedCluster(EmulatedCluster):
         for index in range(num):
             if index not in self.world.absent:
                 self._come_up(index)
+        self._scrape_lag_s = np.full(num, self.world.scrape_lag_s)
         for event in self.world.events:
-            if event.what == SLOW:
-                act = partial(self.slow, event.instance, event.factor)
-            else:
-                act = partial(getattr(self, event.what), event.instance)
-            self._enter(event.at_s, _WORLD, act)
+            self.plan(event)
         self._act()
         self._scrapes = Scrapes(
             self._measured(),
             self._serving(),
             num_routers,
             self.scrape_interval_s,
-            self.world.scrape_lag_s,
             self.world.frac_scrapes_lost,
             scrape_rng,
         )
         self._enter(self._scrapes.next_at_s, _SCRAPE, self._take_scrape)
+
+    def plan(self, event: WorldEvent) -> None:
+        """Let something happen later in this episode that the world's schedule does not say.
+
+        Raises ``ValueError`` for an instant that is past; where the instance is then in a state that does not
+        allow it, so does the advance that gets there.
+        """
+        self._check_index(event.instance)
+        if event.at_s < self._now_s:
+            raise ValueError(f"cannot plan {event.what} at {event.at_s} s: the cluster is at {self._now_s} s")
+        amounts = {SLOW: (event.factor,), LAG_SCRAPES: (event.lag_s,)}.get(event.what, ())
+        self._enter(event.at_s, _WORLD, partial(getattr(self, event.what), event.instance, *amounts))
 
     def submit(self, request: Request, instance_index: int) -> None:
         """Send a request to an instance now; it fails if that does not serve when the request gets there.
@@ -168,6 +176,13 @@ class DisturbedCluster(EmulatedCluster):
         self._require(instance_index, "remove", UP, STARTING, DOWN)
         self._change(instance_index, DRAINING)
 
+    def lag_scrapes(self, instance_index: int, lag_s: float) -> None:
+        """Let what is scraped of an instance from now on reach routers so much later."""
+        self._check_index(instance_index)
+        if not 0.0 <= lag_s < inf:
+            raise ValueError(f"lag_s is {lag_s}, it must be a number of seconds from 0")
+        self._scrape_lag_s[instance_index] = lag_s
+
     def _require(self, index: int, what: str, *wanted: str) -> None:
         self._check_index(index)
         status = self.statuses[index]
@@ -226,7 +241,7 @@ class DisturbedCluster(EmulatedCluster):
 
     def _take_scrape(self) -> None:
         advance_all(self._state, self._now_s)
-        self._scrapes.take(self._measured(), self._serving())
+        self._scrapes.take(self._measured(), self._serving(), self._scrape_lag_s)
         self._enter(self._scrapes.next_at_s, _SCRAPE, self._take_scrape)
 
     def _arrive(self, request: Request, index: int) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
@@ -27,13 +27,17 @@ class _Scrape:
 
     gauges: Gauges
     measured_at_s: NDArray[np.float64]
+    asked_at_s: NDArray[np.float64]
+    """When that was scraped which tells whether the instance is healthy: values, or a refusal."""
     healthy: NDArray[np.bool_]
 
     def updated(self, news: _Scrape, answered: NDArray[np.bool_]) -> _Scrape:
         """This, with the news of the instances whose scrape was not lost.
 
-        An instance that does not serve refuses its scrape: it is seen to be down, its values stay.
+        An instance that does not serve refuses its scrape: it is seen to be down, its values stay. News that
+        later news overtook are none.
         """
+        answered = answered & (news.asked_at_s > self.asked_at_s)
         brought = answered & news.healthy
         gauges = Gauges(
             *(np.where(brought, new, old) for new, old in zip(news.gauges, self.gauges, strict=True))
@@ -41,8 +45,13 @@ class _Scrape:
         return _Scrape(
             gauges,
             np.where(brought, news.measured_at_s, self.measured_at_s),
+            np.where(answered, news.asked_at_s, self.asked_at_s),
             np.where(answered, news.healthy, self.healthy),
         )
+
+
+_News = tuple[float, int, _Scrape, NDArray[np.bool_]]
+"""When a scrape becomes known, its number, what it says and of which instances."""
 
 
 class Scrapes:
@@ -56,7 +65,6 @@ class Scrapes:
         healthy: Which instances serve then.
         num_routers: Each scrapes for itself, spread evenly over the interval.
         interval_s: Between two scrapes of one router.
-        lag_s: Time until what was measured is known.
         frac_lost: Chance that the scrape of an instance brings nothing.
         rng: Drawn from once per scrape, so that how time is advanced changes nothing.
     """
@@ -67,33 +75,40 @@ class Scrapes:
         healthy: NDArray[np.bool_],
         num_routers: int,
         interval_s: float,
-        lag_s: float,
         frac_lost: float,
         rng: np.random.Generator,
     ) -> None:
         self._period_s = interval_s / num_routers
-        self._lag_s, self._frac_lost, self._rng = lag_s, frac_lost, rng
+        self._frac_lost, self._rng = frac_lost, rng
         self._num_taken = 0
-        self._known = [_Scrape(gauges, np.zeros(len(healthy)), healthy)] * num_routers
-        self._under_way: list[deque[tuple[float, _Scrape, NDArray[np.bool_]]]] = [
-            deque() for _ in range(num_routers)
-        ]
+        at_s = np.zeros(len(healthy))
+        self._known = [_Scrape(gauges, at_s, at_s, healthy)] * num_routers
+        self._under_way: list[list[_News]] = [[] for _ in range(num_routers)]
 
     @property
     def next_at_s(self) -> float:
         """When the next one is due."""
         return (self._num_taken + 1) * self._period_s
 
-    def take(self, gauges: Gauges, healthy: NDArray[np.bool_]) -> None:
-        """Take the scrape that is due, of instances that measure so much and serve or do not."""
+    def take(self, gauges: Gauges, healthy: NDArray[np.bool_], lag_s: NDArray[np.float64]) -> None:
+        """Take the scrape that is due.
+
+        Args:
+            gauges: What the instances measure.
+            healthy: Which of them serve.
+            lag_s: Time until that is known, of each.
+        """
         at_s = self.next_at_s
         self._num_taken += 1
         router = self._num_taken % len(self._known)
         answered = np.ones(len(healthy), np.bool_)
         if self._frac_lost > 0.0:
             answered = self._rng.random(len(healthy)) >= self._frac_lost
-        scrape = _Scrape(gauges, np.full(len(healthy), at_s), healthy)
-        self._under_way[router].append((at_s + self._lag_s, scrape, answered))
+        times_s = np.full(len(healthy), at_s)
+        scrape = _Scrape(gauges, times_s, times_s, healthy)
+        for late_s in sorted(set(lag_s.tolist())):
+            news = at_s + late_s, self._num_taken, scrape, answered & (lag_s == late_s)
+            heappush(self._under_way[router], news)
         self._learn(router, at_s)
 
     def snapshot(self, router: int, now_s: float) -> ClusterSnapshot:
@@ -105,5 +120,5 @@ class Scrapes:
     def _learn(self, router: int, now_s: float) -> None:
         under_way = self._under_way[router]
         while under_way and under_way[0][0] <= now_s:
-            _, scrape, answered = under_way.popleft()
+            _, _, scrape, answered = heappop(under_way)
             self._known[router] = self._known[router].updated(scrape, answered)
