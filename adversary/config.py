@@ -1,4 +1,4 @@
-"""The config of a robustness run, typed: what Hydra composes is checked against it."""
+"""The configs of the adversary's programs, typed: what Hydra composes is checked against them."""
 
 from __future__ import annotations
 
@@ -40,6 +40,22 @@ class RobustnessConfig:
     only: dict[str, list[str]] = field(default_factory=dict)
 
 
+@dataclass
+class HardenConfig(RobustnessConfig):
+    """``conf/harden.yaml``: a robustness config and what is trained."""
+
+    agent: Any = MISSING
+    train_workload: Any = MISSING
+    train_seed: int = MISSING
+    total_timesteps: int = MISSING
+    checkpoint_every: int = MISSING
+    rounds: int = MISSING
+    frac_attacked: float = MISSING
+    sets: dict[str, Any] = field(default_factory=dict)
+
+
 def register() -> None:
-    """Make the schema known to Hydra."""
-    ConfigStore.instance().store(name="robustness_schema", node=RobustnessConfig)
+    """Make the schemas known to Hydra."""
+    store = ConfigStore.instance()
+    store.store(name="robustness_schema", node=RobustnessConfig)
+    store.store(name="harden_schema", node=HardenConfig)

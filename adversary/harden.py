@@ -1,0 +1,212 @@
+"""Adversarial training: does an agent trained under attack bear attacks better, and what does it cost?
+
+    python -m adversary.harden experiment=robustness/harden
+
+trains the agent in peace, then in rounds: attacks are looked for against the last policy and added to a pool,
+and the agent is trained anew with ``frac_attacked`` of its episodes under attacks of the pool (RARL's
+alternation, with all attackers so far as opponents, so that what was learned against the first is not
+forgotten). At last attacks are looked for against the result too. ``training.json`` and ``training.md`` tell
+how both policies fare in peace, under random attacks, on other kinds of traffic and under the worst attack.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from adversary.attack import FGSM, PGD, Attack
+from adversary.cells import CLEAN, Cell, fill, read
+from adversary.config import register
+from adversary.finding import WORLD, find_attacks
+from adversary.scenario import Scenario
+from agents.comparison import mean_over_seeds, relative_difference
+from agents.files import write, write_json
+from agents.markdown import table
+from agents.program import program
+from agents.run_directory import claim
+from agents.train import train
+from conf.build import ConfigError, build
+
+BEFORE = "before"
+METRIC = "ttft_mean_s"
+
+register()
+
+
+def harden(config: DictConfig) -> dict[str, Any]:
+    """Train and compare as configured; return what ``training.json`` holds."""
+    _check(config)
+    directory = claim(config, (*WORLD, "agent", "train_workload", "total_timesteps", "frac_attacked"))
+    folder = directory / "attacks"
+    names = [BEFORE, *(f"round_{number}" for number in range(1, config.rounds + 1))]
+    pool: list[Attack] = []
+    trained: dict[str, str] = {}
+    for name in names:
+        trained[name] = str(_train(config, directory / name, pool, folder))
+        pool += _find(config, name, trained, folder)
+    after = names[-1]
+    rows = {"clean": _rows(config, trained, [], directory, "clean")}
+    noise = [attack for attack in pool if not attack.target]
+    rows["random"] = _rows(config, trained, noise, directory, "attacked")
+    for name in config.sets:
+        rows[name] = _rows(config, trained, [], directory, name)
+    of_both = [attack for attack in pool if attack.target in (BEFORE, after)]
+    rows["adversarial"] = _rows(config, trained, of_both, directory, "attacked")
+    result = {
+        "rows": [_compared(name, found, after) for name, found in rows.items()],
+        "words": _words(config, len(of_both)),
+    }
+    write_json(directory / "training.json", result)
+    text = _markdown(result)
+    write(directory / "training.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    print(text)
+    print(f"results: {directory}")
+    return result
+
+
+def _check(config: DictConfig) -> None:
+    if config.rounds < 1 or not 0.0 < config.frac_attacked <= 1.0:
+        raise ConfigError(
+            f"rounds ({config.rounds}) must be at least 1, frac_attacked ({config.frac_attacked}) in (0, 1]"
+        )
+    if config.attack_seed in config.seeds:
+        raise ConfigError(f"attack_seed: {config.attack_seed} is one of seeds: attacks are judged on others")
+    scenario = Scenario(config)
+    for threat, attackers in config.plan.items():
+        scenario.threat(threat)
+        for attacker in attackers:
+            scenario.attacker(attacker)
+    build(config.agent, "agent")
+    for name, node in config.sets.items():
+        build(node, f"sets.{name}")
+
+
+def _train(config: DictConfig, directory: Path, pool: list[Attack], folder: Path) -> Path:
+    """Train anew, with a share of the episodes under attacks of the pool."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    kept = [attack for attack in pool if attack.target and attack.how["kind"] not in (FGSM, PGD)]
+    env = {name: value for name, value in plain["env"].items() if name in ("max_retries", "num_routers")}
+    env |= {
+        "_target_": "adversary.mixed.AttackedRoutingEnv",
+        "attacks": [str(folder / f"{attack.name}.json") for attack in kept],
+        "threats": plain["threats"],
+        "duration_s": config.duration_s,
+        "frac_attacked": config.frac_attacked if kept else 0.0,
+    }
+    parts = {name: plain[name] for name in ("cluster", "world", "reward", "agent")}
+    settings = {
+        "name": config.name,
+        "directory": str(directory),
+        "seed": config.train_seed,
+        "total_timesteps": config.total_timesteps,
+        "checkpoint_every": config.checkpoint_every,
+        "env": env,
+        "workload": plain["train_workload"],
+        "logger": {"_target_": "agents.loggers.silent.Silent"},
+        "record": False,
+    }
+    return train(OmegaConf.create(parts | settings))
+
+
+def _with(config: DictConfig, trained: dict[str, str], **changes: Any) -> DictConfig:
+    """The config with these policies as its victims, and the reference."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    policies = dict.fromkeys(trained, plain["agent"])
+    policies[config.reference] = plain["policies"][config.reference]
+    return OmegaConf.create({**plain, "policies": policies, "trained": trained, **changes})
+
+
+def _find(config: DictConfig, name: str, trained: dict[str, str], folder: Path) -> list[Attack]:
+    only = {attacker: [name] for attacker in config.attackers}
+    attacks = find_attacks(_with(config, trained, only=only), folder)
+    return [attack for attack in attacks if attack.target or name == BEFORE]
+
+
+def _rows(
+    config: DictConfig, trained: dict[str, str], attacks: list[Attack], directory: Path, kind: str
+) -> pd.DataFrame:
+    """First and last policy under these attacks, or in peace on the traffic of this kind."""
+    ends = {name: trained[name] for name in (BEFORE, list(trained)[-1])}
+    changes = {"workload": config.sets[kind]} if kind in config.sets else {}
+    changed = _with(config, ends, **changes)
+    names = [attack.name for attack in attacks] or [CLEAN]
+    cells = [Cell(policy, attack, (1.0,)) for policy in ends for attack in names]
+    folder = directory / "cells" / kind
+    fill(changed, cells, {attack.name: attack for attack in attacks}, folder, directory / "attacks")
+    return read(cells, folder)
+
+
+def _compared(name: str, rows: pd.DataFrame, after: str) -> dict[str, Any]:
+    """Each policy under the attack that is worst for it, by its mean over the seeds."""
+    found = {}
+    for policy in (BEFORE, after):
+        own = rows[rows["victim"] == policy]
+        worst = own.groupby("attack")[METRIC].mean().idxmax()
+        found[policy] = (
+            str(worst),
+            own[own["attack"] == worst].sort_values("seed")[METRIC].to_numpy(np.float64),
+        )
+    change = relative_difference(found[after][1], found[BEFORE][1])
+    return {
+        "policy": after,
+        "set": name,
+        "before": mean_over_seeds(found[BEFORE][1])._asdict(),
+        "after": mean_over_seeds(found[after][1])._asdict(),
+        "change": change._asdict(),
+        "worst_before": found[BEFORE][0],
+        "worst_after": found[after][0],
+    }
+
+
+def _words(config: DictConfig, num_attacks: int) -> str:
+    return (
+        f"{config.agent._target_.rpartition('.')[2]}, {config.total_timesteps} decisions of training each;"
+        f" {config.rounds} rounds with {100 * config.frac_attacked:g} % of the episodes attacked. Mean TTFT"
+        f" over seeds {list(config.seeds)} that neither training nor attackers saw, 95 % intervals, paired."
+        f" Adversarial: under the worst, for either, of {num_attacks} attacks found against one or the other."
+    )
+
+
+def _markdown(result: dict[str, Any]) -> str:
+    def seconds(estimate: dict[str, float]) -> str:
+        return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+
+    def percent(estimate: dict[str, float]) -> str:
+        return " ".join(
+            (
+                f"{100 * estimate['value']:+.1f}%",
+                f"[{100 * estimate['low']:+.1f}%, {100 * estimate['high']:+.1f}%]",
+            )
+        )
+
+    lines = [["set", "before, s", "after, s", "change", "worst attack before", "after"]]
+    for row in result["rows"]:
+        lines.append(
+            [
+                row["set"],
+                seconds(row["before"]),
+                seconds(row["after"]),
+                percent(row["change"]),
+                row["worst_before"],
+                row["worst_after"],
+            ]
+        )
+    return f"{table(lines)}\n\n{result['words']}\n"
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="harden")
+def main(config: DictConfig) -> None:
+    """Run the program."""
+    with program("python -m adversary.harden"):
+        harden(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""How wrong may a router's signals be, and how bad its world, before it does worse than round robin?
+
+    python -m adversary.report experiment=robustness/report
+
+looks for attacks on every victim, turns them on the others, and writes into the run's directory
+
+* ``attacks/``: what was found (``adversary.attack``), and ``cells/``: what it did on held-out streams
+  (``adversary.cells``); a run that was stopped goes on after what is there;
+* ``report.json``: all figures; ``report.html``: one page that needs nothing else; PNGs of its pictures.
+
+The same config gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from adversary.attack import Attack
+from adversary.cells import CLEAN, fill, read
+from adversary.config import register
+from adversary.finding import WORLD, find_attacks, plan
+from adversary.findings import Findings, cells_of, sections
+from adversary.report_page import page
+from adversary.report_plots import save_plots
+from adversary.scenario import Scenario
+from adversary.timelines import timeline
+from agents.cells import build_policy
+from agents.files import read_json, write, write_json, write_parquet
+from agents.program import program
+from agents.run_directory import claim
+from conf.build import ConfigError, build
+
+PACKAGES = ("routegym", "numpy", "scipy", "torch", "stable-baselines3", "gymnasium", "numba", "cma", "plotly")
+NOT_TESTED = (
+    "Attacks found by search are not looked for anew at each share of the bounds: a break-even point is where"
+    " the attack found at full strength, made weaker, breaks the router; another might break it sooner.",
+    "Attackers see the true state of the fleet at every decision, but not the victim's weights (PGD and FGSM"
+    " do); those who know less are weaker.",
+    "One fleet and one kind of traffic, as described below; other fleets, models and loads were not tried.",
+    "Attackers that share the fleet's capacity with users by sending requests of their own are modelled only"
+    " by what the knobs on the world do to the requests that there are.",
+)
+
+register()
+
+
+def report(config: DictConfig) -> dict[str, Any]:
+    """Make the report as configured; return what ``report.json`` holds."""
+    _check(config)
+    directory = claim(config, WORLD)
+    attacks = find_attacks(config, directory / "attacks")
+    cells = cells_of(config, attacks)
+    by_name = {attack.name: attack for attack in attacks}
+    fill(config, cells, by_name, directory / "cells", directory / "attacks")
+    rows = read(cells, directory / "cells")
+    write_parquet(directory / "results.parquet", rows)
+    findings = Findings(config, attacks, rows)
+    found: dict[str, Any] = {
+        "title": f"Robustness report: {config.name}",
+        "command": "python -m adversary.report " + " ".join(sys.argv[1:]),
+        "versions": _versions(),
+        "scenario": _scenario(config, findings),
+        **sections(findings),
+        "worst_traces": _timelines(config, findings, by_name, directory / "attacks"),
+        "training": _beside(directory, "training.json"),
+        "live": _beside(directory, "live.json"),
+        "not_tested": [*NOT_TESTED, *_unfit(config, directory / "attacks")],
+        "commands": ["python -m adversary.report " + " ".join(sys.argv[1:])],
+    }
+    write_json(directory / "report.json", found)
+    save_plots(found, directory)
+    html = page(found)
+    write(directory / "report.html", lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    print(f"report: {directory / 'report.html'}")
+    return found
+
+
+def _check(config: DictConfig) -> None:
+    """Refuse what would only fail after a while."""
+    for group in ("policies", "threats", "attackers", "plan"):
+        if not config[group]:
+            raise ConfigError(
+                f"{group}: there are none; choose an experiment, e.g. experiment=robustness/report"
+            )
+    victims = list(config.policies)
+    if config.reference not in victims:
+        raise ConfigError(f"reference: {config.reference!r} is none of the policies ({', '.join(victims)})")
+    if len(set(config.seeds)) != len(config.seeds) or not config.seeds or min(config.seeds) < 0:
+        raise ConfigError(f"seeds: {list(config.seeds)} must be different whole numbers from 0, at least one")
+    if config.attack_seed in config.seeds or config.attack_seed < 0:
+        raise ConfigError(
+            f"attack_seed: {config.attack_seed} must not be negative, nor one of seeds, {list(config.seeds)}:"
+            " an attack is judged on streams that it was not found on"
+        )
+    if not config.epsilons or not all(0.0 < each <= 1.0 for each in config.epsilons):
+        raise ConfigError(f"epsilons: {list(config.epsilons)} must be shares of the bounds, in (0, 1]")
+    if not config.duration_s > 0 or not config.churn_window_s > 0 or config.num_workers < 1:
+        raise ConfigError(
+            f"duration_s ({config.duration_s}), churn_window_s ({config.churn_window_s}) and num_workers"
+            f" ({config.num_workers}) must be more than 0"
+        )
+    for threat, attackers in config.plan.items():
+        if threat not in config.threats:
+            raise ConfigError(f"plan.{threat}: no such threat ({', '.join(config.threats)})")
+        for attacker in attackers:
+            if attacker not in config.attackers:
+                raise ConfigError(
+                    f"plan.{threat}: {attacker!r} is none of the attackers ({', '.join(config.attackers)})"
+                )
+    for group, names in (("only", config.only), ("defended", config.defended)):
+        for key, values in names.items():
+            known = config.attackers if group == "only" else victims
+            for name in (key, *values):
+                if name not in (known if name == key else victims):
+                    raise ConfigError(f"{group}.{key}: {name!r} is unknown; give names of {', '.join(known)}")
+    scenario = Scenario(config)
+    for name in config.threats:
+        scenario.threat(name)
+    for name in victims:
+        build_policy(config, name)
+    build(config.harm, "harm")
+    plan(config)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _scenario(config: DictConfig, findings: Findings) -> dict[str, Any]:
+    env = Scenario(config).env()
+    names = [traits.name for traits in env.cluster.traits]
+    kinds = {name: names.count(name) for name in dict.fromkeys(names)}
+    requests = findings.rows[findings.rows["attack"] == CLEAN]["num_requests"].mean()
+    return {
+        "fleet": ", ".join(f"{number} x {name}" for name, number in kinds.items()),
+        "instances": names,
+        "workload_notes": list(env.workload.notes),
+        "seeds": list(config.seeds),
+        "attack_seeds": [config.attack_seed],
+        "num_requests": round(float(requests)),
+        "duration_s": config.duration_s,
+        "round_robin": config.reference,
+        "load_only": findings.load_only,
+    }
+
+
+def _timelines(
+    config: DictConfig, findings: Findings, attacks: dict[str, Attack], folder: Path
+) -> list[dict[str, Any]]:
+    """The attacks that did most beyond the reference router, one for each victim at most."""
+    worst = []
+    for victim in findings.victims:
+        for level in ("feature", "world"):
+            attack = findings.worst(victim, level)
+            if attack is not None and victim != config.reference:
+                reference = attack if findings.has(config.reference, attack) else CLEAN
+                harm = findings.mean(victim, attack) / findings.mean(config.reference, reference)
+                worst.append((harm, victim, attack))
+    worst.sort(reverse=True)
+    scenario, seed = Scenario(config), config.seeds[0]
+    found = []
+    for _, victim, attack in worst[: config.num_timelines]:
+        others = [name for name in (config.reference, *findings.load_only[:1]) if name != victim]
+        found.append(timeline(scenario, victim, others, attacks[attack], seed, folder))
+    return found
+
+
+def _beside(directory: Path, name: str) -> Any:
+    """What another command left in the run's directory; None where it has not run."""
+    path = directory / name
+    return read_json(path) if path.exists() else None
+
+
+def _unfit(config: DictConfig, folder: Path) -> list[str]:
+    """Attackers that could not play, and why."""
+    found: dict[str, list[str]] = {}
+    for planned in plan(config):
+        attack = Attack.load(folder / f"{planned.name}.json")
+        if "why" in attack.how:
+            found.setdefault(f"{planned.attacker} on {planned.threat}", []).append(planned.target)
+    return [f"{what}: not for {', '.join(names)} (no gradient)." for what, names in found.items()]
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="robustness")
+def main(config: DictConfig) -> None:
+    """Run the program."""
+    with program("python -m adversary.report"):
+        report(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""A threat model in plain words, for people who read a report."""
+
+from __future__ import annotations
+
+from adversary.feature.threat import FeatureThreat
+from adversary.threat import Budget, Knob
+from adversary.world.threat import WorldThreat
+
+
+def in_words(threat: FeatureThreat | WorldThreat) -> str:
+    """What may be done, how often and how much of it."""
+    if isinstance(threat, WorldThreat):
+        opening = (
+            f"The world turns bad in {threat.num_windows} windows of {threat.window_s:g} s; what the router"
+            " is told of it is true."
+        )
+        step = "window"
+    else:
+        kinds = [_first_line(perturbation) for perturbation in threat.perturbations]
+        opening = f"The world is left in peace; what the router sees of it is not true. {' '.join(kinds)}"
+        step = "routing decision"
+    knobs = [knob for knob in threat.knobs(2) if knob.instance in (-1, 0)]
+    return f"{opening} {'; '.join(map(_knob, knobs))}. {_budget(threat.budget, step)}"
+
+
+def _first_line(thing: object) -> str:
+    return (type(thing).__doc__ or "").strip().split("\n")[0]
+
+
+def _knob(knob: Knob) -> str:
+    name = knob.name.replace("[0]", " of an instance").replace("_", " ")
+    if knob.is_switch:
+        return f"{name}: off or on"
+    unit = "" if knob.unit == "1" else f" {knob.unit}"
+    return f"{name}: {knob.low:g} to {knob.high:g}{unit}, in peace {knob.neutral:g}"
+
+
+def _budget(budget: Budget, step: str) -> str:
+    limits = []
+    if budget.max_slope is not None:
+        limits.append(
+            f"each changes by at most {100 * budget.max_slope:g} % of its range per {step} in the mean over"
+            f" the last {budget.window}"
+        )
+    if budget.max_instances is not None:
+        limits.append(f"at most {budget.max_instances} instances are disturbed at a time")
+    return f"Budget: {'; '.join(limits)}." if limits else "No budget beyond these bounds."
