@@ -119,20 +119,41 @@ def neutral(knobs: Sequence[Knob]) -> Values:
     return np.array([knob.neutral for knob in knobs])
 
 
-def from_unit(knobs: Sequence[Knob], positions: NDArray[np.floating[Any]]) -> Values:
-    """Values of positions in [-1, 1], ``[..., num_knobs]``; beyond that they are cut.
+class UnitPositions:
+    """Values of knobs as positions in [-1, 1], as networks and searches like to give them, and back.
 
     A knob that can be turned both ways is neutral at 0 and linear on either side; one that can be turned one
     way only is linear from -1 to 1.
     """
-    low, high, still = (np.array([knob[place] for knob in knobs]) for place in (2, 3, 4))
-    cut = np.clip(np.asarray(positions, np.float64), -1.0, 1.0)
-    two_sided = (still > low) & (still < high)
-    around = still + np.where(cut < 0.0, cut * (still - low), cut * (high - still))
-    width = high - low
-    across = np.where(cut < 0.0, low + (1.0 + cut) * 0.5 * width, high - (1.0 - cut) * 0.5 * width)
-    values: Values = np.where(two_sided, around, across)
-    return values
+
+    def __init__(self, knobs: Sequence[Knob]) -> None:
+        self._low, self._high, self._neutral = (
+            np.array([getattr(knob, bound) for knob in knobs]) for bound in ("low", "high", "neutral")
+        )
+        self._two_sided = (self._neutral > self._low) & (self._neutral < self._high)
+        self._half = 0.5 * (self._high - self._low)
+
+    def values(self, positions: NDArray[np.floating[Any]]) -> Values:
+        """Values of positions ``[..., num_knobs]``; beyond [-1, 1] they are cut."""
+        cut = np.minimum(np.maximum(np.asarray(positions, np.float64), -1.0), 1.0)
+        below = cut < 0.0
+        reach = np.where(below, self._neutral - self._low, self._high - self._neutral)
+        around = self._neutral + cut * reach
+        across = np.where(below, self._low + (1.0 + cut) * self._half, self._high - (1.0 - cut) * self._half)
+        values: Values = np.where(self._two_sided, around, across)
+        return values
+
+    def positions(self, values: Values) -> Values:
+        """Positions of values ``[..., num_knobs]`` that are within bounds."""
+        middle = np.where(self._two_sided, self._neutral, self._low + self._half)
+        away = values - middle
+        positions: Values = away / np.where(away < 0.0, middle - self._low, self._high - middle)
+        return positions
+
+
+def from_unit(knobs: Sequence[Knob], positions: NDArray[np.floating[Any]]) -> Values:
+    """``UnitPositions(knobs).values(positions)``, for those who ask but once."""
+    return UnitPositions(knobs).values(positions)
 
 
 def to_unit(knobs: Sequence[Knob], values: Values) -> Values:
@@ -162,8 +183,15 @@ class Projector:
         self._range: Values = self._high - self._low
         self._neutral = neutral(knobs)
         self._is_switch = np.array([knob.is_switch for knob in knobs])
-        self._instance = np.array([knob.instance for knob in knobs])
-        self._instances = np.unique(self._instance[self._instance >= 0])
+        self._any_switch = bool(self._is_switch.any())
+        instance = np.array([knob.instance for knob in knobs])
+        self._instances, place = np.unique(instance, return_inverse=True)
+        if self._instances[0] < 0:  # the knobs of no instance come last, and are never dropped
+            self._instances, place = self._instances[1:], place - 1
+            place[instance < 0] = len(self._instances)
+        self._place = place  # of each knob's instance among the disturbed ones
+        self._by_instance = np.argsort(place, kind="stable")[: int((instance >= 0).sum())]
+        self._firsts = np.searchsorted(place[self._by_instance], np.arange(len(self._instances)))
         self.reset()
 
     def reset(self) -> None:
@@ -184,19 +212,37 @@ class Projector:
             raise ValueError(
                 f"the attacker set knob {self.knobs[place].name} to {wanted[place]}: it must be finite"
             )
-        wanted = np.clip(wanted, self._low, self._high)
-        wanted = np.where(self._is_switch, np.rint(wanted), wanted)
+        wanted = np.minimum(np.maximum(wanted, self._low), self._high)
+        if self._any_switch:
+            wanted = np.where(self._is_switch, np.rint(wanted), wanted)
+        if self.budget.max_slope is None:
+            self._values = self._fewer_instances(wanted, None)
+            return self._values.copy()
         allowed = self._allowed()
-        if self.budget.max_instances is not None and len(self._instances):
-            wanted = self._fewer_instances(wanted, allowed)
-        there = np.abs(wanted - self._values) <= allowed
-        moved = np.clip(self._values + np.sign(wanted - self._values) * allowed, self._low, self._high)
-        values = np.where(there, wanted, np.where(self._is_switch, self._values, moved))
+        wanted = self._fewer_instances(wanted, allowed)
+        change = wanted - self._values
+        moved = np.minimum(np.maximum(self._values + np.sign(change) * allowed, self._low), self._high)
+        if self._any_switch:
+            moved = np.where(self._is_switch, self._values, moved)
+        values = np.where(np.abs(change) <= allowed, wanted, moved)
         if len(self._changes):
             self._changes[self._num_steps % len(self._changes)] = np.abs(values - self._values) / self._range
         self._num_steps += 1
         self._values = values
         return values.copy()
+
+    @property
+    def values(self) -> Values:
+        """Those of the last step, ``[num_knobs]``; before the first one, neutral."""
+        return self._values.copy()
+
+    def reach(self) -> tuple[Values, Values]:
+        """The lowest and the highest values that each knob, by itself, may take at the next step."""
+        allowed = self._allowed()
+        low = np.maximum(self._values - allowed, self._low)
+        high = np.minimum(self._values + allowed, self._high)
+        stuck = self._is_switch & (allowed < self._range)
+        return np.where(stuck, self._values, low), np.where(stuck, self._values, high)
 
     def project(self, wanted: Values) -> Values:
         """Values of a whole attack, from its beginning: ``[num_steps, num_knobs]`` to the same."""
@@ -211,16 +257,18 @@ class Projector:
         allowed: Values = np.maximum(left, 0.0) * self._range
         return allowed
 
-    def _fewer_instances(self, wanted: Values, allowed: Values) -> Values:
+    def _fewer_instances(self, wanted: Values, allowed: Values | None) -> Values:
+        """``wanted``, neutral for the instances that are too many; ``allowed`` is None where anything is."""
         most = self.budget.max_instances
-        assert most is not None
-        stuck = (np.abs(self._values - self._neutral) > allowed) & (self._instance >= 0)
-        kept = set(self._instance[stuck].tolist())
+        if most is None or most >= len(self._instances):
+            return wanted
         distance = np.abs(wanted - self._neutral) / self._range
-        strength = np.array([distance[self._instance == index].max() for index in self._instances])
-        for place in np.argsort(-strength, kind="stable"):
-            if len(kept) >= most or strength[place] == 0.0:
-                break
-            kept.add(int(self._instances[place]))
-        dropped = (self._instance >= 0) & ~np.isin(self._instance, list(kept))
-        return np.where(dropped, self._neutral, wanted)
+        strength = np.maximum.reduceat(distance[self._by_instance], self._firsts)
+        if allowed is not None:
+            stuck = (np.abs(self._values - self._neutral) > allowed)[self._by_instance]
+            strength[np.logical_or.reduceat(stuck, self._firsts)] = np.inf
+        kept = np.zeros(len(strength) + 1, np.bool_)
+        kept[(-strength).argsort(kind="stable")[:most]] = True
+        kept[-1] = True
+        values: Values = np.where(kept[self._place], wanted, self._neutral)
+        return values

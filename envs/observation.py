@@ -232,6 +232,14 @@ REQUEST_FEATURES: tuple[Feature, ...] = (
 )
 """Entries of ``observation["request"]``, in order."""
 
+REACHABLE: tuple[str, ...] = tuple(
+    feature.name
+    for feature in INSTANCE_FEATURES
+    if feature.staleness == "scraped" and feature.name != "snapshot_age_s"
+)
+"""The features that an attacker or a fault outside of the router can reach: what the instances say of
+themselves. How old that is, ``snapshot_age_s``, the router tells by its own clock."""
+
 (
     NUM_WAITING,
     NUM_RUNNING,
