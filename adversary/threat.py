@@ -156,17 +156,6 @@ def from_unit(knobs: Sequence[Knob], positions: NDArray[np.floating[Any]]) -> Va
     return UnitPositions(knobs).values(positions)
 
 
-def to_unit(knobs: Sequence[Knob], values: Values) -> Values:
-    """Positions in [-1, 1] of values within their bounds, ``[..., num_knobs]``: what ``from_unit`` undoes."""
-    low, high, still = (np.array([knob[place] for knob in knobs]) for place in (2, 3, 4))
-    two_sided = (still > low) & (still < high)
-    below = np.where(two_sided, still - low, 1.0)
-    above = np.where(two_sided, high - still, 1.0)
-    around = np.where(values < still, (values - still) / below, (values - still) / above)
-    positions: Values = np.where(two_sided, around, 2.0 * (values - low) / (high - low) - 1.0)
-    return positions
-
-
 class Projector:
     """Brings wanted values into bounds and budget, one step after the other.
 
