@@ -217,6 +217,6 @@ def _salted(hashes: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
     if not len(hashes):
         return hashes
     # Twice, for hashes are content_hash of small numbers too: h(3) ^ h(4) would be had in two ways.
-    key = content_hash(content_hash(salt))
+    key = content_hash(int(content_hash(salt)))
     bounds = np.array([0, len(hashes)])
     return expand(hashes ^ key, bounds, bounds, 1)
