@@ -6,7 +6,7 @@ import pytest
 from adversary.threat import Projector
 from adversary.validate import require_valid
 from adversary.world import files
-from adversary.world.episode import WorldEpisode
+from adversary.world.episode import FAILURE_S, WorldEpisode
 from agents.bandits.linucb import LinUCB
 from agents.heuristics.cache_aware import CacheAware
 from agents.heuristics.least_in_flight import LeastInFlight
@@ -115,7 +115,8 @@ def test_the_files_of_an_attack_replay_to_the_same_bytes(make, options, seed, tm
     assert len(world.events) > 5
     assert (ledger["failure"] != "").any() <= any(event.what == "fail" for event in world.events)
     done = ledger[ledger["failure"] == ""]
-    assert losses.sum() >= done["ttft_s"].sum() * (1 - 1e-9)
+    num_lost = ((ledger["failure"] != "") & ~ledger["is_retried"]).sum()
+    assert losses.sum() >= (done["ttft_s"].sum() + num_lost * FAILURE_S) * (1 - 1e-9)
     held, schedule = files.load(tmp_path)
     assert schedule.events == world.events
     assert len(held) == len(ledger[~ledger["is_retried"]])
@@ -127,6 +128,25 @@ def test_losses_sum_to_the_ttfts_where_nothing_fails():
     losses, rollout = played(episode, projected(each, 3), 0)
     assert (losses > 0.0).all()
     assert losses.sum() == pytest.approx(rollout.ledger["ttft_s"].sum(), rel=1e-9)
+
+
+def test_a_router_that_lets_requests_fail_does_not_look_good():
+    """Killed, instance 0 refuses at once what it is sent, and so looks idle until the scrapes tell."""
+    each = threat(slowdown=None)
+    losses = {}
+    for failure_s in (0.0, 30.0):
+        episode = WorldEpisode(routing_env(max_retries=0), LeastInFlight(), each, failure_s)
+        values = each.neutral(4)
+        names = [knob.name for knob in episode.knobs]
+        values[1:, names.index("failed[0]")] = 1.0
+        values[:, names.index("scrape_lag_s[0]")] = 2.0
+        total, rollout = played(episode, values, 0)
+        num_lost = ((rollout.ledger["failure"] != "") & ~rollout.ledger["is_retried"]).sum()
+        losses[failure_s] = total.sum(), num_lost
+    assert losses[0.0][1] == losses[30.0][1] > 5
+    assert losses[30.0][0] == pytest.approx(losses[0.0][0] + 30.0 * losses[30.0][1])
+    with pytest.raises(ValueError, match="failure_s is -1"):
+        WorldEpisode(routing_env(), LeastInFlight(), each, -1.0)
 
 
 def test_episodes_are_the_same_whatever_was_played_before():
@@ -213,7 +233,6 @@ def test_what_cannot_be_attacked_is_named():
     for env, message in (
         (routing_env(None), "the cluster is a EmulatedCluster: attacks of the world need"),
         (routing_env(workload=sessions.workload()), "the workload is a Sessions"),
-        (routing_env(max_retries=0), "failures with max_retries 0"),
     ):
         with pytest.raises(ValueError, match=message):
             WorldEpisode(env, LeastInFlight(), threat())

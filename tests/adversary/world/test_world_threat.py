@@ -127,27 +127,25 @@ def test_a_threat_without_knobs_is_none():
 
 
 @pytest.mark.parametrize(
-    ("changes", "world", "max_retries", "message"),
+    ("changes", "world", "message"),
     [
-        ({}, World(), 0, "failures with max_retries 0"),
-        ({"budget": Budget()}, World(), 1, "max_instances null could kill all 4 instances"),
-        ({"budget": Budget(max_instances=4)}, World(), 1, "max_instances 4 could kill all 4 instances"),
-        ({}, World(absent=[1]), 1, "no instance is absent"),
-        ({}, World(mean_time_to_failure_s=60.0), 1, "none fails by chance"),
-        ({}, World(scrape_lag_s=1.0), 1, "the world's scrape_lag_s is 1.0 and the attack turns it too"),
+        ({"budget": Budget()}, World(), "max_instances null could kill all 4 instances"),
+        ({"budget": Budget(max_instances=4)}, World(), "max_instances 4 could kill all 4 instances"),
+        ({}, World(absent=[1]), "no instance is absent"),
+        ({}, World(mean_time_to_failure_s=60.0), "none fails by chance"),
+        ({}, World(scrape_lag_s=1.0), "the world's scrape_lag_s is 1.0 and the attack turns it too"),
         (
             {},
             World(schedule=Schedule([{"at_s": 1, "instance": 0, "what": "flush_cache"}])),
-            1,
             "the world has a schedule of its own",
         ),
-        ({"max_model_len": 9000}, World(), 1, "max_model_len is 9000: no instance takes"),
+        ({"max_model_len": 9000}, World(), "max_model_len is 9000: no instance takes"),
     ],
 )
-def test_worlds_that_do_not_fit_are_named(changes, world, max_retries, message):
-    threat().check(TRAITS, World(), 1)
+def test_worlds_that_do_not_fit_are_named(changes, world, message):
+    threat().check(TRAITS, World())
     with pytest.raises(ValueError, match=message):
-        threat(**changes).check(TRAITS, world, max_retries)
+        threat(**changes).check(TRAITS, world)
 
 
 @pytest.mark.parametrize("shape", [(4, 22), (5, 21), (5, 5), (22,)])
@@ -165,7 +163,7 @@ def test_configs_build_and_spell_every_setting(name):
     each = build(node, "threat")
     assert set(node) - {"_target_"} == set(WorldThreat.__dataclass_fields__)
     long = [replace(trait, max_model_len=131072) for trait in TRAITS]
-    each.check(long, World(), 1)
+    each.check(long, World())
     values = from_unit(each.knobs(4), np.zeros(len(each.knobs(4))))
     assert neutral(each.knobs(4))[0] == values[0] == 1.0
     with pytest.raises(ConfigError, match=r"threat\.rate_facter: .* did you mean rate_factor"):
