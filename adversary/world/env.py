@@ -53,8 +53,8 @@ SEEN = (
 )
 """Features of each instance that the attacker sees, encoded, as the victim saw them at the last arrival."""
 
-RATE_PER_S = 3.0
-"""Of the default requests: without an attack they hardly wait."""
+RATE_PER_S = 1.5
+"""Of the default requests: without an attack the default fleet keeps up with them."""
 
 _COLUMNS = [ENCODED_NAMES.index(name) for name in SEEN]
 

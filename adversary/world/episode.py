@@ -32,6 +32,9 @@ from envs.world import Schedule
 from reward.ttft import Ttft
 from reward.weighted_sum import Weighted, WeightedSum
 
+FAILURE_S = 30.0
+"""About how long a user waits before giving up."""
+
 
 class WorldEpisode:
     """Takes the environment over: its workload becomes the attacked one, its reward minus the TTFT.
@@ -41,21 +44,27 @@ class WorldEpisode:
             may take turns in it, each from its beginning to its end.
         policy: The victim. It is left as it is: one that learns does so in a copy, for one episode.
         threat: What may be done.
+        failure_s: A request that fails for good counts as if it had waited so much longer: else a router
+            that sends requests where they are refused at once would seem to do well.
 
     Raises:
         ValueError: The environment cannot be attacked so; says why and what to change.
     """
 
-    def __init__(self, env: RoutingEnv, policy: Policy, threat: WorldThreat) -> None:
+    def __init__(
+        self, env: RoutingEnv, policy: Policy, threat: WorldThreat, failure_s: float = FAILURE_S
+    ) -> None:
         cluster = env.cluster
         if not isinstance(cluster, DisturbedCluster):
             raise ValueError(
                 f"the cluster is a {type(cluster).__name__}: attacks of the world need an emulated one with a"
                 " world, such as cluster=demo world=quiet"
             )
-        threat.check(cluster.traits, cluster.world, env.max_retries)
+        threat.check(cluster.traits, cluster.world)
         base = env.workload.base if isinstance(env.workload, AttackedStream) else env.workload
-        self.env, self.policy, self.threat = env, policy, threat
+        if not failure_s >= 0.0:
+            raise ValueError(f"failure_s is {failure_s}: it must be a number of seconds from 0")
+        self.env, self.policy, self.threat, self.failure_s = env, policy, threat, failure_s
         self.cluster, self._world = cluster, cluster.world
         self.knobs = threat.knobs(len(cluster.traits))
         self.stream = AttackedStream(base, threat)
@@ -83,7 +92,8 @@ class WorldEpisode:
         """Play the next window with these values, ``[num_knobs]``, within bounds and budget already.
 
         Returns how many requests arrived in it, and for how many request-seconds requests waited for their
-        first token from the last decision before to the last one in it.
+        first token from the last decision before to the last one in it, with ``failure_s`` for each whose
+        failure was learned then.
         """
         window = self.stream.num_given
         num_requests = self.stream.give(values)
@@ -128,7 +138,7 @@ class WorldEpisode:
         return self._begun
 
     def _step(self) -> float:
-        """Let the victim decide; return the request-seconds waited until the next decision."""
+        """Let the victim decide; return the request-seconds lost until the next decision."""
         begun = self._running()
         decision = self._acting.act(begun.observation)
         instance, mask = decision.instance, begun.observation["mask"]
@@ -144,4 +154,5 @@ class WorldEpisode:
         begun.propensities.append(decision.propensity)
         begun.outcomes.extend(info["completions"])
         self._acting.observe(info["completions"])
-        return -reward
+        num_lost = sum(bool(known.failure) and not known.is_retried for known in info["completions"])
+        return num_lost * self.failure_s - reward

@@ -98,7 +98,12 @@ class AttackedStream:
         self._begin()
 
     def give(self, values: Values) -> int:
-        """Say what is done in the next window, ``[num_knobs]``; return how many requests arrive in it."""
+        """Say what is done in the next window, ``[num_knobs]``; return how many requests arrive in it.
+
+        Raises ``RuntimeError`` before ``reset``, and ``ValueError`` after the last window.
+        """
+        if not len(self._chances):
+            raise RuntimeError("what chance decides is not drawn yet: call reset before give")
         if self.num_given == self.threat.num_windows:
             raise ValueError(f"all {self.num_given} windows were given: call forget to begin another attack")
         traffic = self.threat.traffic(values)
@@ -211,5 +216,7 @@ def _salted(hashes: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
     """Other hashes, in [1, 2^63), equal where hashes and salt are equal: still chained."""
     if not len(hashes):
         return hashes
+    # Twice, for hashes are content_hash of small numbers too: h(3) ^ h(4) would be had in two ways.
+    key = content_hash(int(content_hash(salt)))
     bounds = np.array([0, len(hashes)])
-    return expand(hashes ^ content_hash(salt), bounds, bounds, 1)
+    return expand(hashes ^ key, bounds, bounds, 1)

@@ -142,7 +142,7 @@ class WorldThreat:
         ]
         return tuple(knob.within(self.epsilon) for knob in (*self._of_traffic(), *of_instances))
 
-    def check(self, traits: Sequence[InstanceTraits], world: World, max_retries: int) -> None:
+    def check(self, traits: Sequence[InstanceTraits], world: World) -> None:
         """Raise ``ValueError`` where the threat does not fit a cluster in this world, or fits it badly."""
         if world.events:
             raise ValueError("the world has a schedule of its own: set it to null, the attack is one")
@@ -167,11 +167,6 @@ class WorldThreat:
             raise ValueError(
                 "failures need a world in which no instance is absent and none fails by chance: else an"
                 " instance may be down already when it is to fail; unset absent and mean_time_to_failure_s"
-            )
-        if max_retries == 0:
-            raise ValueError(
-                "failures with max_retries 0: a request that is lost would wait no more and count as less"
-                " harm; set env.max_retries to 1 or more"
             )
 
     def traffic(self, values: Values) -> Traffic:

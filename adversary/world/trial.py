@@ -59,7 +59,7 @@ class WorldTrial:
             np.array(self._num_requests, np.int64),
             np.array(self._victim_s),
             np.array(self._reference_s) if self.reference is not None else np.zeros(num),
-            self._clean[self._seed][:num],
+            self._clean[self._seed][:num].copy(),
         )
 
     def clean(self, seed: int) -> Floats:

@@ -52,8 +52,14 @@ def save(trace: Trace, path: str | Path) -> None:
 def load(path: str | Path) -> Trace:
     """Read a trace. Raises ``ValueError`` naming the file and what is wrong with it."""
     try:
+        if not Path(path).is_file():
+            raise ValueError("there is no such file")
         table = pq.read_table(path)
-        about = json.loads((table.schema.metadata or {})[KEY])
+        if KEY not in (table.schema.metadata or {}):
+            raise ValueError(
+                f"{KEY.decode()} is not in its metadata: write it with envs.workload.stored.save"
+            )
+        about = json.loads(table.schema.metadata[KEY])
         hashes = table["hash_ids"].combine_chunks()
         offsets = np.concatenate(([0], np.cumsum(hashes.value_lengths().to_numpy())))
         return Trace(

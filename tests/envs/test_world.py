@@ -14,6 +14,7 @@ EVENTS = (
     WorldEvent(2.0, 0, "remove"),
     WorldEvent(9.25, 0, "add"),
     WorldEvent(10.0, 1, "flush_cache"),
+    WorldEvent(11.0, 1, "lag_scrapes", lag_s=2.5),
 )
 
 

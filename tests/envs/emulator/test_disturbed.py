@@ -15,12 +15,13 @@ from .toy import TICK_S, play, request, toy_cluster, toy_instance
 
 
 def disturbed(*events, num_instances=1, options=None, interval_ticks=100, **knobs):
-    """Events are (tick, instance, what[, factor]); knobs in ticks where they are seconds."""
-    rows = [
-        {"at_s": row[0] * TICK_S, "instance": row[1], "what": row[2]}
-        | ({"factor": row[3]} if row[3:] else {})
-        for row in events
-    ]
+    """Events are (tick, instance, what[, factor or ticks]); knobs in ticks where they are seconds."""
+    rows = [{"at_s": row[0] * TICK_S, "instance": row[1], "what": row[2]} for row in events]
+    for row, event in zip(rows, events, strict=True):
+        if event[2] == "lag_scrapes":
+            row["lag_s"] = event[3] * TICK_S
+        elif event[3:]:
+            row["factor"] = event[3]
     knobs = {name: value * TICK_S if name.endswith("_s") else value for name, value in knobs.items()}
     configs = [toy_instance(**options or {}) for _ in range(num_instances)]
     world = World(schedule=Schedule(rows), **{"cold_start_s": 0.0, **knobs})
@@ -263,6 +264,57 @@ def test_scrape_lag():
         assert seen(cluster)[:2] == known
 
 
+def test_an_instance_s_scrapes_come_late_from_an_instant_on():
+    cluster = disturbed(
+        (15, 1, "lag_scrapes", 14), (45, 1, "lag_scrapes", 0), interval_ticks=10, num_instances=2
+    )
+    # What was scraped of it at 20, 30 and 40 is known at 34, 44 and, overtaken by that of 50, never.
+    for tick, ages in {
+        10: (0, 0),
+        20: (0, 10),
+        33: (3, 23),
+        34: (4, 14),
+        44: (4, 14),
+        50: (0, 0),
+        55: (5, 5),
+    }.items():
+        cluster.advance_to(tick * TICK_S)
+        assert np.rint(cluster.snapshot().age_s / TICK_S).tolist() == list(ages)
+
+
+def test_news_of_a_failure_come_late_too_and_are_not_undone_by_older_ones():
+    cluster = disturbed(
+        (5, 0, "lag_scrapes", 24), (15, 0, "fail"), (25, 0, "lag_scrapes", 0), interval_ticks=10
+    )
+    # scraped alive at 10, known at 34; dead at 20, known at 44; dead at 30, known at once
+    for tick, is_healthy in {29: True, 30: False, 34: False, 44: False}.items():
+        cluster.advance_to(tick * TICK_S)
+        assert cluster.snapshot().healthy.tolist() == [is_healthy]
+
+
+def test_events_may_be_planned_on_the_way():
+    rows = [(20, 0, "slow", 2), (60, 0, "slow", 1), (61, 0, "lag_scrapes", 30), (70, 0, "fail")]
+    laid_down, planned = disturbed(*rows), disturbed()
+    outcomes = []
+    for cluster in (laid_down, planned):
+        cluster.submit(request(0, 0, 4, 5), 0)
+        cluster.submit(request(1, 0, 4, 9), 0)
+        events = cluster.advance_to(12 * TICK_S)
+        if cluster is planned:
+            for event in laid_down.world.events:
+                cluster.plan(event)
+        outcomes.append(
+            repr((events, cluster.advance_to(200 * TICK_S), cluster.snapshot(), cluster.statuses))
+        )
+    assert outcomes[0] == outcomes[1]
+    with pytest.raises(ValueError, match="cannot plan slow at"):
+        planned.plan(laid_down.world.events[0])
+    with pytest.raises(IndexError, match="instance 5 does not exist"):
+        planned.plan(laid_down.world.events[0]._replace(instance=5))
+    planned.reset()  # which forgets them
+    assert ticks(collect(planned, (request(0, 0, 4, 5), 0))) == {0: (14, 14 + 4 * 11)}
+
+
 def test_scrapes_are_lost_at_their_rate_whatever_the_steps_of_time():
     def ages(num_steps):
         cluster = disturbed(interval_ticks=1, frac_scrapes_lost=0.4, num_instances=3)
@@ -349,6 +401,8 @@ def test_methods_act_now_and_refuse_what_cannot_be():
         cluster.slow(-1, 2.0)
     with pytest.raises(ValueError, match=r"factor is 0.5, it must lie in \[1, 100\]"):
         cluster.slow(0, 0.5)
+    with pytest.raises(ValueError, match="lag_s is nan"):
+        cluster.lag_scrapes(0, np.nan)
 
 
 def test_ids_in_flight_must_differ():

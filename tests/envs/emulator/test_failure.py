@@ -84,9 +84,13 @@ def schedules(draw, num_instances, gap_ticks=(0, 1, 7, 40)):
     for _ in range(draw(st.integers(0, 10))):
         tick += draw(st.sampled_from(gap_ticks))
         index = draw(st.integers(0, num_instances - 1))
-        what = draw(st.sampled_from([*NEXT[states[index]], "slow", "flush_cache"]))
+        what = draw(st.sampled_from([*NEXT[states[index]], "slow", "flush_cache", "lag_scrapes"]))
         event = {"at_s": tick * TICK_S, "instance": index, "what": what}
-        events.append(event | {"factor": draw(st.sampled_from([1, 2, 5.5]))} if what == "slow" else event)
+        if what == "slow":
+            event["factor"] = draw(st.sampled_from([1, 2, 5.5]))
+        elif what == "lag_scrapes":
+            event["lag_s"] = draw(st.sampled_from([0, 30, 90])) * TICK_S
+        events.append(event)
         states[index] = STATES.get(what, states[index])
     return World(
         schedule=Schedule(events),

@@ -13,7 +13,7 @@ from envs.workload.shaping import shaped
 from envs.workload.stream import Workload
 
 FOLDER = Path(__file__).parents[3] / "conf" / "workload"
-RECORDED = "recording"  # which has no data of its own; tests/envs/workload/test_recorded.py
+FILES = ["recording", "stored"]  # which have no data of their own; test_recorded.py, test_stored.py
 NAMES = ["mooncake", "azure", "generated", "sessions"]
 
 
@@ -30,11 +30,11 @@ def test_every_file_is_listed():
     whole = {path.stem for path in FOLDER.glob("*.yaml") if "defaults" not in OmegaConf.load(path)}
     assert whole == {
         *NAMES,
-        RECORDED,
+        *FILES,
     }  # the others vary one of these; tests/agents/test_programs.py builds them
 
 
-@pytest.mark.parametrize("name", [*NAMES, RECORDED])
+@pytest.mark.parametrize("name", [*NAMES, *FILES])
 def test_every_setting_is_spelled_with_its_default(name):
     settings = OmegaConf.to_container(config(name))
     module, target = settings.pop("_target_").rsplit(".", 1)
@@ -78,7 +78,7 @@ def built(name, tmp_path, monkeypatch, **changes):
 
 def test_trace_workloads_share_their_shaping_settings():
     shared = set(inspect.signature(shaped).parameters) - {"trace"}
-    for name in [*TRACES, RECORDED]:
+    for name in [*TRACES, *FILES]:
         assert shared <= set(config(name))
 
 
