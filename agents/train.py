@@ -93,8 +93,8 @@ def train(config: DictConfig) -> Path:
     inside = innermost(agent)
     if isinstance(inside, Trainable) and inside is not agent:
         raise ConfigError(
-            f"agent: a defence cannot train {type(inside).__name__}, which has a loop of its own; train that alone,"
-            " and evaluate it with the defence around it, by trained.NAME"
+            f"agent: a defence cannot train {type(inside).__name__}, which has a loop of its own; train that"
+            " alone, and evaluate it with the defence around it, by trained.NAME"
         )
     if not isinstance(inside, Trainable | Learner):
         raise ConfigError(f"agent: {config.agent._target_} has nothing to learn; evaluate it as it is")

@@ -31,9 +31,7 @@ class Clip(Defence):
 
     def __init__(self, policy: Policy, ranges: dict[str, Sequence[float]] | str) -> None:
         super().__init__(policy)
-        self.ranges = (
-            ranges_of.load(Path(ranges)) if isinstance(ranges, str) else ranges_of.check(ranges)
-        )
+        self.ranges = ranges_of.load(Path(ranges)) if isinstance(ranges, str) else ranges_of.check(ranges)
         self._columns = [ranges_of.column_of(name) for name in self.ranges]
         self._low, self._high = np.array(list(self.ranges.values()), np.float32).T
 

@@ -48,7 +48,9 @@ class Fallback(Defence):
     def forget(self) -> None:
         """Forget which decision was whose."""
         self._num_decided = self._num_own = 0  # of all, and of those that the policy inside made
-        self._own: dict[int, int] = {}  # decision whose outcome is not known -> which one of the policy inside
+        self._own: dict[
+            int, int
+        ] = {}  # decision whose outcome is not known -> which one of the policy inside
 
     def reset(self, rng: np.random.Generator) -> None:
         """Begin an episode; the fallback has a chance of its own."""

@@ -36,16 +36,17 @@ class LieDetection(Defence):
         + decode_step_s,
 
     ``mean`` being the mean uncached tokens of the requests routed so far. The promises of the last requests
-    sent to an instance, forgotten by ``forgetting`` per request, are held against its ``recent_ttft_s`` whenever
-    that has changed, which is when a first token came. The instance lies if the ratio of the two is more than
-    ``max_ratio`` times that of the other instances (their median, at least 1: a promise kept is no lie).
-    For the next ``num_decisions`` its gauges are then replaced by the worst of the instances that are
-    believed, or their median, unless its own are worse; then it gets another chance, in which the first tokens
-    that come tell whether it still lies.
+    sent to an instance, forgotten by ``forgetting`` per request, are held against its ``recent_ttft_s``
+    whenever that has changed, which is when a first token came. The instance lies if the ratio of the two is
+    more than ``max_ratio`` times that of the other instances (their median, at least 1: a promise kept is no
+    lie). For the next ``num_decisions`` its gauges are then replaced by the worst of the instances that are
+    believed, or their median, unless its own are worse; then it gets another chance, in which the first
+    tokens that come tell whether it still lies.
 
     It needs no counters, so that it works where several routers share the instances; it learns of a lie only
-    as fast as first tokens come. It cannot tell a lie from an instance that is slower than its profile says, a
-    throttled one say: either gets fewer requests.
+    as fast as first tokens come. It cannot tell a lie from an instance that is slower than its profile says,
+    a throttled one say: either gets fewer requests. Old scrapes make honest instances look like liars at
+    times, as their queues grow unseen.
 
     Args:
         policy: What is defended.
@@ -58,12 +59,15 @@ class LieDetection(Defence):
     """
 
     kind = "lie_detection"
-    counted = ("lying_instances", "lied_to")  # times one was found to lie; decisions in which one was replaced
+    counted = (
+        "lying_instances",
+        "lied_to",
+    )  # times one was found to lie; decisions in which one was replaced
 
     def __init__(
         self,
         policy: Policy,
-        max_ratio: float = 4.0,
+        max_ratio: float = 6.0,
         min_ttft_s: float = 0.5,
         min_requests: int = 5,
         num_decisions: int = 200,
@@ -121,12 +125,9 @@ class LieDetection(Defence):
             return
         self._counts["lied_to"] += 1
         for column in GAUGES:
-            column_worst, worse = (
-                (believed[:, column].min(), np.minimum)
-                if column == FRAC_PREFIX_HITS  # the only one of which less is worse
-                else (believed[:, column].max(), np.maximum)
-            )
-            instead = column_worst if self.replacement == "worst" else np.median(believed[:, column])
+            worse = np.minimum if column == FRAC_PREFIX_HITS else np.maximum  # of hits, fewer are worse
+            theirs = believed[:, column]
+            instead = worse.reduce(theirs) if self.replacement == "worst" else np.median(theirs)
             rows[self.distrusted, column] = worse(rows[self.distrusted, column], instead)
 
     def _judge(self, ttft_s: Floats) -> None:
@@ -138,7 +139,7 @@ class LieDetection(Defence):
         for place in np.flatnonzero(has_news & (ttft_s > self.min_ttft_s)):
             others = self._ratio[(self._ratio > 0.0) & (np.arange(len(ttft_s)) != place)]
             if len(others) and self._ratio[place] > self.max_ratio * max(float(np.median(others)), 1.0):
-                self._counts["lying_instances"] += self._num_left[place] == 0
+                self._counts["lying_instances"] += int(self._num_left[place] == 0)
                 self._num_left[place] = self.num_decisions
 
     def memory(self) -> dict[str, Any]:

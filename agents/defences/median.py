@@ -1,4 +1,4 @@
-"""The median over an instance's last scrapes."""
+"""The median over an instance's last scrapes, in place of what is far from it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from agents.defences.defence import GAUGES, Defence, Flags, Rows
-from agents.hyperparameters import check_counts
+from agents.hyperparameters import check_counts, check_not_negative
 from agents.policy import Policy
 from envs.observation import NUM_SENT_SINCE_SCRAPE, SNAPSHOT_AGE_S
 
@@ -16,30 +16,40 @@ _COLUMNS = list(GAUGES)
 
 
 class Median(Defence):
-    """Each scraped gauge is replaced by the median of its last readings.
+    """A scraped gauge that is far from the median of its last readings is replaced by that.
 
-    It takes out noise and lies that come and go; a lie that lasts for more than half of the readings gets
-    through, and so does the truth only after as many: with scrapes far apart that costs more than it helps.
+    It takes out strong noise and lies that come and go; a lie that lasts for more than half of the readings
+    gets through, and a sudden truth only after as many: with scrapes far apart that costs more than it helps.
+    Close readings pass, since the median is older than they are, and rules that go by small differences
+    of queues suffer from that.
 
-    A new scrape is told by ``snapshot_age_s`` or ``num_sent_since_scrape`` falling, or by a gauge that changes:
-    where scrapes come more often than requests, the age need not fall. So what changes from one decision to
-    the next without a scrape, as only a deception does, is taken for a reading like others.
+    A new scrape is told by ``snapshot_age_s`` or ``num_sent_since_scrape`` falling, or by a gauge that
+    changes: where scrapes come more often than requests, the age need not fall. So what changes from one
+    decision to the next without a scrape, as only a deception does, is taken for a reading like others.
 
     Args:
         policy: What is defended.
         num_scrapes: Readings of which the median is taken, before the first scrape all of them the first;
             odd, so that it is one of them.
+        max_requests: By which a reading of requests may differ from the median and pass; 0: none differs.
+        max_frac: The same of a reading that is a share.
     """
 
     kind = "median"
-    counted = ("smoothed",)  # decisions in which a median was not the last reading
+    counted = ("smoothed",)  # decisions in which a reading was replaced
 
-    def __init__(self, policy: Policy, num_scrapes: int = 3) -> None:
+    def __init__(
+        self, policy: Policy, num_scrapes: int = 5, max_requests: float = 4.0, max_frac: float = 0.2
+    ) -> None:
         super().__init__(policy)
         check_counts(num_scrapes=num_scrapes)
         if num_scrapes % 2 == 0:
-            raise ValueError(f"num_scrapes is {num_scrapes}, it must be odd: an even number has no middle one")
-        self.num_scrapes = num_scrapes
+            raise ValueError(
+                f"num_scrapes is {num_scrapes}, it must be odd: an even number has no middle one"
+            )
+        check_not_negative(max_requests=max_requests, max_frac=max_frac)
+        self.num_scrapes, self.max_requests, self.max_frac = num_scrapes, max_requests, max_frac
+        self._tolerance = np.array([max_requests, max_requests, max_frac, max_frac], np.float32)  # as GAUGES
         self.forget()
 
     def forget(self) -> None:
@@ -48,7 +58,7 @@ class Median(Defence):
         self._since = np.zeros((0, 2), np.float32)  # age and number sent as last seen
 
     def mend(self, rows: Rows, valid: Flags) -> None:
-        """Replace the gauges of all instances by their medians."""
+        """Replace the gauges that are far from their medians."""
         gauges, since = rows[:, _COLUMNS], rows[:, [SNAPSHOT_AGE_S, NUM_SENT_SINCE_SCRAPE]]
         if self._readings.shape[1] != len(rows):
             self._readings = np.repeat(gauges[None], self.num_scrapes, axis=0)
@@ -58,8 +68,9 @@ class Median(Defence):
             self._readings[-1, is_new] = gauges[is_new]
         self._since = since
         medians = np.median(self._readings, axis=0).astype(np.float32)
-        rows[:, _COLUMNS] = medians
-        self._counts["smoothed"] += bool(((medians != gauges).any(axis=1) & valid).any())
+        is_far = np.abs(gauges - medians) > self._tolerance
+        rows[:, _COLUMNS] = np.where(is_far, medians, gauges)
+        self._counts["smoothed"] += bool((is_far.any(axis=1) & valid).any())
 
     def memory(self) -> dict[str, Any]:
         """The last readings."""

@@ -25,16 +25,17 @@ class TrustCounters(Defence):
     What a single router has in flight at an instance, less what it sent there since the scrape, is what the
     instance must have reported, waiting and running together, but for the requests completed since
     (of which it reported more) and those on the network or in a late scrape (of which it reported fewer).
-    Beyond these tolerances the instance's gauges are replaced: ``num_waiting`` by the requests in flight without a first
-    token, less those sent since the scrape; ``num_running`` by the rest; ``frac_kv_cache_usage`` by the prompt
-    tokens of the requests that have their first token, as a share of the cache (their outputs are left out,
-    shared prefixes counted repeatedly). A request being prefilled so counts as waiting, which makes a
-    distrusted instance look busier rather than idler.
+    Beyond these tolerances the instance's gauges are replaced: ``num_waiting`` by the requests in flight
+    without a first token, less those sent since the scrape; ``num_running`` by the rest;
+    ``frac_kv_cache_usage`` by the prompt tokens of the requests that have their first token, as a share of
+    the cache (their outputs are left out, shared prefixes counted repeatedly). A request being prefilled so
+    counts as waiting, which makes a distrusted instance look busier rather than idler. A lie about the KV
+    cache alone, or about what of the requests is waiting, is not noticed.
 
     Several routers: each sees but its own requests, so an honest instance reports what the others sent, too.
-    Then leave ``max_above`` null, for no number is too high, and give ``num_routers``: the counters of a distrusted
-    instance are multiplied by it, as if the others sent alike. A lie shows only where it is below this
-    router's own share.
+    Then leave ``max_above`` null, for no number is too high, and give ``num_routers``: the counters of a
+    distrusted instance are multiplied by it, as if the others sent alike. A lie shows only where it is below
+    this router's own share.
 
     Args:
         policy: What is defended.

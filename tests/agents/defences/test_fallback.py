@@ -106,7 +106,7 @@ def test_a_learner_learns_through_it_as_without():
         defence.observe([feedback(number, chosen)])
         alone.observe([feedback(number - skipped, chosen)])
     assert defence.counters() == {**alone.counters(), "fell_back": 5, "fell_back_on_error": 5}
-    np.testing.assert_array_equal(inside.state()["model"]["b"], alone.state()["model"]["b"])
+    np.testing.assert_array_equal(inside.state()["model"]["moment"], alone.state()["model"]["moment"])
 
 
 def test_the_fallback_is_no_learner():

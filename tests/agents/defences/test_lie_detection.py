@@ -16,10 +16,12 @@ def after(defence, choices, **instance_columns):
 
 
 def lied(**options):
-    """A defence that has just found instance 1 to lie: it promised 0.11 s, as instance 0 did, and took 5 s."""
+    """A defence that has just found instance 1 to lie: it promised 0.11 s and took 5 s."""
     defence = begun(LieDetection(Witness(), **(QUICK | options)))
     after(defence, [0, 0, 1, 1], num_waiting=0)
-    after(defence, [0], recent_ttft_s=[0.2, 5.0, 0.0], num_waiting=[4, 0, 6], frac_prefix_hits=[0.5, 0.9, 0.3])
+    after(
+        defence, [0], recent_ttft_s=[0.2, 5.0, 0.0], num_waiting=[4, 0, 6], frac_prefix_hits=[0.5, 0.9, 0.3]
+    )
     return defence
 
 

@@ -70,7 +70,7 @@ def test_the_program_fits_what_a_recording_saw(tmp_path):
     failed = subprocess.run(
         [*command, "--output", str(tmp_path / "x.json"), "--features", "turn"], capture_output=True, text=True
     )
-    assert failed.returncode == 1
+    assert failed.returncode != 0
     assert "no instance has a feature 'turn'" in failed.stderr
 
 

@@ -23,15 +23,20 @@ def small_env(num_requests=500, rate_per_s=3.2, scrape_interval_s=0.1, **options
 
 
 class LiedTo:
-    """A policy that one instance tells it were idle."""
+    """A policy that one instance tells it were idle, in so many of its decisions."""
 
-    def __init__(self, policy, liar=0):
-        self.policy, self.liar = policy, liar
-        self.reset, self.observe, self.counters = policy.reset, policy.observe, policy.counters
+    def __init__(self, policy, liar=0, often=1.0):
+        self.policy, self.liar, self.often = policy, liar, often
+        self.observe, self.counters = policy.observe, policy.counters
+
+    def reset(self, rng):
+        self.chance = np.random.default_rng(1)
+        self.policy.reset(rng)
 
     def act(self, observation):
         instances = observation["instances"].copy()
-        instances[self.liar, [NUM_WAITING, NUM_RUNNING, FRAC_KV_CACHE_USAGE]] = 0
+        if self.chance.random() < self.often:
+            instances[self.liar, [NUM_WAITING, NUM_RUNNING, FRAC_KV_CACHE_USAGE]] = 0
         return self.policy.act({**observation, "instances": instances})
 
 
@@ -58,5 +63,3 @@ class Beside:
 
     def counters(self):
         return self.policy.counters()
-
-
