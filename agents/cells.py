@@ -20,9 +20,10 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from agents.build_env import build_env
+from agents.defences.defence import innermost, learns, with_innermost
 from agents.files import read_json, write_json, write_parquet
 from agents.online import load_learner
-from agents.policy import Learner, Policy, Trainable
+from agents.policy import Policy, Trainable
 from agents.processes import run_jobs
 from agents.recording import recorder_of
 from agents.rollout import play
@@ -48,20 +49,24 @@ class Cell(NamedTuple):
 
 
 def build_policy(config: DictConfig, name: str) -> Policy:
-    """The policy of this name, with what it learned in its training run if it had one."""
+    """The policy of this name, with what it learned in its training run if it had one.
+
+    Where it has defences around it, what was learned goes to the policy inside.
+    """
     agent = build(config.policies[name], f"policies.{name}")
     trained = config.trained.get(name)
-    if isinstance(agent, Trainable):
+    inside = innermost(agent)
+    if isinstance(inside, Trainable):
         if trained is None:
             raise ConfigError(
                 f"policies.{name}: it must be trained before; train it and give"
                 f" +trained.{name}=<directory of the training run>"
             )
-        return agent.policy(Path(trained))
+        return with_innermost(agent, inside.policy(Path(trained)))
     if trained is None:
         policy: Policy = agent
         return policy
-    if not isinstance(agent, Learner):
+    if not learns(agent):
         raise ConfigError(f"trained.{name}: {name} learns nothing; leave it out")
     return load_learner(agent, Path(trained))
 

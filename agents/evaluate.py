@@ -27,6 +27,7 @@ from agents import cells
 from agents.build_env import build_env
 from agents.cells import Cell, build_policy
 from agents.config import register
+from agents.defences.defence import innermost
 from agents.files import write, write_json, write_parquet
 from agents.metrics import figures, requests_of
 from agents.overlap import greatest_overlap
@@ -106,7 +107,8 @@ def _check(config: DictConfig) -> None:
 
 
 def _learns(config: DictConfig, name: str) -> bool:
-    return isinstance(build(config.policies[name], f"policies.{name}"), Trainable | Learner)
+    agent = innermost(build(config.policies[name], f"policies.{name}"))
+    return isinstance(agent, Trainable | Learner)
 
 
 def _over_time(ledger: pd.DataFrame, window_s: float) -> pd.DataFrame:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from agents.defences.defence import learns
 from agents.per_router import PerRouter
-from agents.policy import Learner, Policy
+from agents.policy import Policy
 from envs.feedback import Feedback
 from envs.live.recorder import Recorder
 from envs.observation import Observation
@@ -131,7 +132,7 @@ def finish(
 
 def play(env: RoutingEnv, policy: Policy, seed: int, recorder: Recorder | None = None) -> Rollout:
     """Let ``policy`` route the stream of ``seed`` from its start to its end; a copy of it per router."""
-    num_learned = 0 if isinstance(policy, Learner) else None
+    num_learned = 0 if learns(policy) else None
     if env.num_routers > 1:
         policy = PerRouter(policy, env.num_routers, lambda: env.router)
     policy.reset(policy_rng(seed))

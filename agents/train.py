@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from agents.build_env import build_env
 from agents.config import register
+from agents.defences.defence import innermost
 from agents.files import read_json, write_json
 from agents.online import learn_online
 from agents.plots import learning_curve
@@ -89,7 +90,13 @@ def train(config: DictConfig) -> Path:
     """Train as configured; return the run's directory."""
     _check(config)
     agent = build(config.agent, "agent")
-    if not isinstance(agent, Trainable | Learner):
+    inside = innermost(agent)
+    if isinstance(inside, Trainable) and inside is not agent:
+        raise ConfigError(
+            f"agent: a defence cannot train {type(inside).__name__}, which has a loop of its own; train that"
+            " alone, and evaluate it with the defence around it, by trained.NAME"
+        )
+    if not isinstance(inside, Trainable | Learner):
         raise ConfigError(f"agent: {config.agent._target_} has nothing to learn; evaluate it as it is")
     if config.record and isinstance(agent, Trainable):
         raise ConfigError(
