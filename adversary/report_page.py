@@ -2,9 +2,9 @@
 
 What it takes is what ``adversary.report`` writes as ``report.json``: plain values, estimates as
 ``{"value", "low", "high"}``, null where there is no figure. A rise (``degradation``, ``relative``,
-``change``) is a share of what it is compared with: 0.5 is half as much again, and more is worse; of goodput it
-is the share lost. A break-even is the lowest epsilon from which a router is worse, null where there is none
-within the sweep. What is absent or empty is told as not part of the run.
+``change``) is a share of what it is compared with: 0.5 is half as much again, and more is worse; of
+goodput it is the share lost. A break-even is the lowest epsilon from which a router is worse, null where
+there is none within the sweep. What is absent or empty is told as not part of the run.
 
     Path("report.html").write_text(page(report), encoding="utf-8")
 """
@@ -53,7 +53,9 @@ def page(report: Mapping[str, Any]) -> str:
             "main",
             element(
                 "section",
-                element("h2", "How wrong may its signals be before it is worse than round robin?", id="verdicts"),
+                element(
+                    "h2", "How wrong may its signals be before it is worse than round robin?", id="verdicts"
+                ),
                 overview.headline(report),
                 aria_labelledby="verdicts",
             ),
@@ -90,7 +92,13 @@ def _tabs() -> str:
 
 def _panel(name: str, words: str, inside: str) -> str:
     return element(
-        "section", heading(2, words), inside, role="tabpanel", id=name, aria_labelledby=f"tab-{name}", tabindex=0
+        "section",
+        heading(2, words),
+        inside,
+        role="tabpanel",
+        id=name,
+        aria_labelledby=f"tab-{name}",
+        tabindex=0,
     )
 
 

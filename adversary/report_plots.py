@@ -61,10 +61,14 @@ def draw(report: Report, directory: Path) -> list[Path]:
         figures[f"attackers_{size}"] = _attackers(chosen, size)
     if rows := report.get("defences") or ():
         labels = [f"{row['victim']} + {row['defence']}, {row['attack']}" for row in rows]
-        figures["defences"] = _pairs(labels, [(row["without"], row["with"]) for row in rows], "without", "with")
+        figures["defences"] = _pairs(
+            labels, [(row["without"], row["with"]) for row in rows], "without", "with"
+        )
     if rows := (report.get("training") or {}).get("rows") or ():
         labels = [f"{row['policy']}, {SETS.get(row['set'], row['set'])}" for row in rows]
-        figures["training"] = _pairs(labels, [(row["before"], row["after"]) for row in rows], "before", "after")
+        figures["training"] = _pairs(
+            labels, [(row["before"], row["after"]) for row in rows], "before", "after"
+        )
     return [_save(figure, directory, name) for name, figure in figures.items()]
 
 
@@ -105,8 +109,16 @@ def _overview(rows: Sequence[Mapping[str, Any]]) -> Figure:
         xs = np.array(_numbers(held))
         bounds = np.array([[value(at, "low"), value(at, "high")] for at in held], np.float64)
         spread = np.nan_to_num(np.abs(bounds.T - xs))
-        marks = {"color": colour, "marker": POINTS[symbol], "label": name}
-        axis.errorbar(xs, range(len(rows)), xerr=spread, linestyle="", capsize=2, **marks)
+        axis.errorbar(
+            xs,
+            range(len(rows)),
+            xerr=spread,
+            linestyle="",
+            capsize=2,
+            color=colour,
+            marker=POINTS[symbol],
+            label=name,
+        )
     _upside_down(axis, [row["victim"] for row in rows])
     _beside(axis)
     return figure
@@ -135,7 +147,7 @@ def _sweep(sweep: Mapping[str, Any], title: str, reference: str) -> Figure:
         at = (sweep.get("break_even") or {}).get(name, {}).get("round_robin")
         if at is not None and name != reference:
             height = crossing(sweep["epsilons"], [value(point) for point in curve], at)
-            axis.plot([at], [height], "o", markersize=11, markerfacecolor="none", markeredgecolor=style.colour)
+            axis.plot([at], _numbers([height]), "o", markersize=11, mfc="none", mec=style.colour)
     axis.set_yscale("log")
     axis.set_title(f"{title} (ringed: falls behind round robin)", fontsize=9)
     axis.set_xlabel("ε, share of the bounds that the attack may use")
@@ -158,15 +170,22 @@ def _attacks(cells: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
 
 
 def _heat_map(
-    title: str, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]], is_share: bool
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Sequence[Sequence[float | None]],
+    is_share: bool,
 ) -> Figure:
     figure = _new(3 + 0.75 * len(columns), 1.8 + 0.36 * len(rows))
     axis = figure.subplots()
-    places = [[np.nan if at is None else max(at, 0.0) if is_share else doublings(at) for at in row] for row in values]
+    places = [
+        [np.nan if at is None else max(at, 0.0) if is_share else doublings(at) for at in row]
+        for row in values
+    ]
     most = 1.0 if is_share else max(float(np.nanmax(places, initial=0.0)), 1.0)
     image = axis.imshow(places, cmap=HEAT, vmin=0.0, vmax=most, aspect="auto")
     for (i, j), place in np.ndenumerate(places):
-        red, green, blue, _ = image.cmap(image.norm(place))
+        red, green, blue, _ = image.cmap(float(place) / most)
         paper = "#" + "".join(f"{round(255 * part):02x}" for part in (red, green, blue))
         ink = "black" if luminance(paper) > 0.18 or np.isnan(place) else "white"
         text = percent(values[i][j]) if is_share else change(values[i][j])
@@ -175,8 +194,8 @@ def _heat_map(
     axis.set_yticks(range(len(rows)), rows, fontsize=7)
     axis.set_title(title, fontsize=9)
     bar = figure.colorbar(image, ax=axis)
-    ticks = np.linspace(0.0, 1.0, 5) if is_share else np.arange(int(most) + 1)
-    bar.set_ticks(ticks, labels=[percent(at) if is_share else change(2.0**at - 1.0) for at in ticks.tolist()])
+    ticks = [0.0, 0.25, 0.5, 0.75, 1.0] if is_share else [float(at) for at in range(int(most) + 1)]
+    bar.set_ticks(ticks, labels=[percent(at) if is_share else change(2.0**at - 1.0) for at in ticks])
     bar.ax.tick_params(labelsize=7)
     return figure
 

@@ -8,7 +8,7 @@ from typing import Any
 from adversary.page.markup import Row, absent, choice, element, figure, filters, heading, paragraph, table
 from adversary.page.palette import COLOURS, MARKERS
 from adversary.page.verdict import Report, kind_of
-from adversary.page.wording import ATTACKERS, KINDS, plain, value
+from adversary.page.wording import ATTACKERS, KINDS, NOTHING, plain, value
 
 
 def tab(report: Report) -> str:
@@ -47,13 +47,17 @@ def _size(report: Report, size: int, rows: Sequence[Mapping[str, Any]]) -> str:
             "x": [harms.get((victim, name)) for victim in victims],
             "y": victims,
             "hovertemplate": "%{y}: %{x:.3g}",
-            "marker": {"color": COLOURS[place % len(COLOURS)], "symbol": MARKERS[place % len(MARKERS)], "size": 11},
+            "marker": {
+                "color": COLOURS[place % len(COLOURS)],
+                "symbol": MARKERS[place % len(MARKERS)],
+                "size": 11,
+            },
         }
         for place, name in enumerate(attackers)
     ]
     layout = {
         "xaxis": {"title": {"text": "harm found"}},
-        "yaxis": {"autorange": "reversed", "type": "category"},
+        "yaxis": {"autorange": "reversed", "type": "category", "dtick": 1},
         "meta": {"rows": tags, "row_height": 30},
     }
     best = {victim: _best(harms, victim, attackers) for victim in victims}
@@ -65,7 +69,7 @@ def _size(report: Report, size: int, rows: Sequence[Mapping[str, Any]]) -> str:
             [
                 victim,
                 *(plain(harms.get((victim, name))) for name in attackers),
-                ATTACKERS.get(best[victim] or "", best[victim] or "–"),
+                ATTACKERS.get(best[victim] or "", best[victim] or NOTHING),
             ],
             tags[victim],
         )

@@ -8,7 +8,18 @@ from typing import Any
 from adversary.page.markup import Row, absent, choice, filters, folded, heading, paragraph, table
 from adversary.page.matrix import Matrix, show
 from adversary.page.verdict import Report, kind_of
-from adversary.page.wording import ATTACKERS, FORMS, KINDS, LEVELS, METRICS, change, interval, plain, value
+from adversary.page.wording import (
+    ATTACKERS,
+    FORMS,
+    KINDS,
+    LEVELS,
+    METRICS,
+    NOTHING,
+    change,
+    interval,
+    plain,
+    value,
+)
 
 CLEAN = "clean"
 SHOWN = {
@@ -48,28 +59,54 @@ def tab(report: Report) -> str:
     parts = [
         paragraph(
             "How much worse each router does under each attack than without, paired by seed. The scale of"
-            " latencies is in doublings. Where an attack was made against one router, the name says so below."
+            " latencies is in doublings. The router that an attack was made against"
+            " stands in the table below."
         ),
         filters(
             choice("metric", "Figure", shown),
-            choice("level", "Attacks", {level: words for level, words in levels.items() if level in present}, "all"),
-            choice("attacker", "Attackers", {name: words for name, words in ATTACKERS.items() if name in attackers}, "all"),
+            choice(
+                "level",
+                "Attacks",
+                {level: words for level, words in levels.items() if level in present},
+                "all",
+            ),
+            choice(
+                "attacker",
+                "Attackers",
+                {name: words for name, words in ATTACKERS.items() if name in attackers},
+                "all",
+            ),
             choice("kind", "Routers", kinds, "all kinds"),
         ),
     ]
     for metric, words in shown.items():
-        held = [[(cells.get((victim, attack)) or {}).get("degradation") or {} for attack in attacks] for victim in victims]
+        held = [
+            [(cells.get((victim, attack)) or {}).get("degradation") or {} for attack in attacks]
+            for victim in victims
+        ]
         values = [[value(cell.get(metric)) for cell in row] for row in held]
         texts = [[interval(cell.get(metric), change) for cell in row] for row in held]
         worst = max(
-            ((at, victims[i], attacks[j]) for i, row in enumerate(values) for j, at in enumerate(row) if at is not None),
+            (
+                (at, victims[i], attacks[j])
+                for i, row in enumerate(values)
+                for j, at in enumerate(row)
+                if at is not None
+            ),
             default=None,
         )
         alt = f"Heat map of {len(victims)} routers by {len(attacks)} attacks: {words}."
         if worst:
             alt += f" Worst: {worst[1]} under {worst[2]}, {change(worst[0])}."
         matrix = Matrix(
-            f"Routers by attacks: {words}, against no attack", alt, "router", "attack", rows, columns, values, texts,
+            f"Routers by attacks: {words}, against no attack",
+            alt,
+            "router",
+            "attack",
+            rows,
+            columns,
+            values,
+            texts,
             metric == "goodput_per_s",
         )
         parts.append(show(matrix, {"metric": metric}))
@@ -92,7 +129,7 @@ def _attacks(report: Report, columns: Mapping[str, Mapping[str, str]]) -> str:
             Row(
                 [
                     name,
-                    threat.get("title") or held.get("threat") or "–",
+                    threat.get("title") or held.get("threat") or NOTHING,
                     ATTACKERS.get(attacker, attacker),
                     held.get("target") or "nobody",
                     plain(value(held.get("epsilon"))),
@@ -110,7 +147,9 @@ def _attacks(report: Report, columns: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def _cells(cells: Mapping[tuple[str, str], Any], rows: Mapping[str, Any], columns: Mapping[str, Any]) -> str:
-    metrics = [name for name in METRICS if any((cell.get("metrics") or {}).get(name) for cell in cells.values())]
+    metrics = [
+        name for name in METRICS if any((cell.get("metrics") or {}).get(name) for cell in cells.values())
+    ]
     lines = [
         Row(
             [
@@ -122,4 +161,8 @@ def _cells(cells: Mapping[tuple[str, str], Any], rows: Mapping[str, Any], column
         )
         for (victim, attack), cell in cells.items()
     ]
-    return table("All figures, with 95 % intervals over seeds", ["router", "attack", *(METRICS[name] for name in metrics)], lines)
+    return table(
+        "All figures, with 95 % intervals over seeds",
+        ["router", "attack", *(METRICS[name] for name in metrics)],
+        lines,
+    )

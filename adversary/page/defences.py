@@ -50,7 +50,9 @@ def tab(report: Report) -> str:
                 choice("attack", "Attack", attacks, "all"),
                 choice("victim", "Router", victims, "all"),
             ),
-            pairs(title, alt, labels, tags, [(row["without"], row["with"]) for row in rows], ("without", "with")),
+            pairs(
+                title, alt, labels, tags, [(row["without"], row["with"]) for row in rows], ("without", "with")
+            ),
             table(title, header, lines),
         ]
     )

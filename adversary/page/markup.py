@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 Tags = Mapping[str, str]
+UNTAGGED: Tags = MappingProxyType({})
 
 
 class Cell(NamedTuple):
@@ -22,14 +24,14 @@ class Cell(NamedTuple):
     text: str
     colours: tuple[str, str] | None = None
     """Background and text."""
-    tags: Tags = {}
+    tags: Tags = UNTAGGED
 
 
 class Row(NamedTuple):
     """A row of a table; its first cell is its header."""
 
     cells: Sequence[str | Cell]
-    tags: Tags = {}
+    tags: Tags = UNTAGGED
 
 
 def element(name: str, *inside: str, tags: Tags | None = None, **attributes: str | int | None) -> str:
@@ -43,14 +45,19 @@ def element(name: str, *inside: str, tags: Tags | None = None, **attributes: str
     return f"<{name}{written}>{''.join(inside)}</{name}>"
 
 
-def paragraph(text: str, **attributes: str | int | None) -> str:
+def paragraph(text: str, class_: str | None = None) -> str:
     """A paragraph of plain text."""
-    return element("p", escape(text), **attributes)
+    return element("p", escape(text), class_=class_)
 
 
 def heading(level: int, text: str) -> str:
     """A heading of plain text."""
-    return element(f"h{level}", escape(text))
+    return element(f"h{level}", breakable(text))
+
+
+def breakable(text: str) -> str:
+    """Plain text that may be broken within long names: after ``_`` and ``+``."""
+    return escape(text).replace("_", "_<wbr>").replace("+", "+<wbr>")
 
 
 def absent(what: str) -> str:
@@ -64,7 +71,8 @@ def table(caption: str, header: Sequence[str | Cell], rows: Sequence[Row], tags:
     def cell(held: str | Cell, name: str, scope: str | None) -> str:
         held = Cell(held) if isinstance(held, str) else held
         style = f"background:{held.colours[0]};color:{held.colours[1]}" if held.colours else None
-        return element(name, escape(held.text), tags=held.tags, scope=scope, style=style)
+        inside = breakable(held.text) if name == "th" else escape(held.text)
+        return element(name, inside, tags=held.tags, scope=scope, style=style)
 
     head = element("tr", *(cell(held, "th", "col") for held in header))
     body = [
@@ -92,7 +100,7 @@ def folded(summary: str, *inside: str, tags: Tags | None = None) -> str:
     return element("details", element("summary", escape(summary)), *inside, tags=tags)
 
 
-def figure(caption: str, alt: str, spec: Mapping[str, Any], tags: Tags | None = None) -> str:
+def figure(caption: str, alt: str, spec: Mapping[str, Any], tags: Tags | None = None, below: str = "") -> str:
     """A figure of plotly's, drawn when it is first seen.
 
     Args:
@@ -100,11 +108,15 @@ def figure(caption: str, alt: str, spec: Mapping[str, Any], tags: Tags | None = 
         alt: What it shows, in words and with the main figures, for those who do not see it.
         spec: ``data`` and ``layout``; colours of the theme and fonts are the page's.
         tags: When to show it.
+        below: HTML between it and its caption.
     """
-    held = json.dumps(spec, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    held = json.dumps(spec, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace(
+        "<", "\\u003c"
+    )
     return element(
         "figure",
         element("div", class_="plot", role="img", aria_label=alt),
+        below,
         element("figcaption", escape(caption)),
         element("script", held, type="application/json"),
         tags=tags,

@@ -8,7 +8,7 @@ from typing import Any
 
 from adversary.page.markup import Row, absent, element, folded, heading, paragraph, table
 from adversary.page.verdict import Report
-from adversary.page.wording import KINDS, LEVELS, interval, knob_kind, plain, value
+from adversary.page.wording import KINDS, LEVELS, NOTHING, interval, knob_kind, plain, value
 
 
 def tab(report: Report) -> str:
@@ -57,8 +57,8 @@ def _budget(budget: Mapping[str, Any]) -> str:
     said = []
     if budget.get("max_slope") is not None:
         said.append(
-            f"a knob may move by at most {plain(100 * budget['max_slope'])} % of its range per step in the mean"
-            f" of {budget.get('window', 1)} steps"
+            f"a knob may move by at most {plain(100 * budget['max_slope'])} % of its range per step in the"
+            f" mean of {budget.get('window', 1)} steps"
         )
     if budget.get("max_instances") is not None:
         num = budget["max_instances"]
@@ -84,7 +84,9 @@ def _victims(victims: Mapping[str, Any]) -> str:
     if not victims:
         return absent("A list of routers is")
     rows = [
-        Row([name, KINDS.get(held.get("kind", ""), held.get("kind") or "–"), held.get("words") or "–"])
+        Row(
+            [name, KINDS.get(held.get("kind", ""), held.get("kind") or NOTHING), held.get("words") or NOTHING]
+        )
         for name, held in victims.items()
     ]
     return table("The routers", ["router", "kind", "what it does"], rows)
@@ -103,7 +105,7 @@ def _scenario(scenario: Mapping[str, Any]) -> str:
         "round robin": scenario.get("round_robin"),
         "rules that look at load only": ", ".join(scenario.get("load_only") or ()),
     }
-    rows = [Row([name, str(text)]) for name, text in held.items() if text not in (None, "", "– s")]
+    rows = [Row([name, str(text)]) for name, text in held.items() if text not in (None, "", f"{NOTHING} s")]
     notes = scenario.get("workload_notes") or ()
     return table("The scenario", ["what", "value"], rows) + (_items(notes, "") if notes else "")
 
@@ -121,11 +123,15 @@ def _live(live: Mapping[str, Any] | None) -> str:
 
 
 def _held(held: Any) -> str:
-    return held if isinstance(held, str) else interval(held) if held is not None else "–"
+    return held if isinstance(held, str) else interval(held) if held is not None else NOTHING
 
 
 def _commands(report: Report) -> str:
-    commands = list(dict.fromkeys([*([report["command"]] if report.get("command") else []), *(report.get("commands") or ())]))
+    commands = list(
+        dict.fromkeys(
+            [*([report["command"]] if report.get("command") else []), *(report.get("commands") or ())]
+        )
+    )
     if not commands:
         return absent("The commands are")
     text = escape("\n".join(commands))
@@ -135,4 +141,6 @@ def _commands(report: Report) -> str:
 def _versions(versions: Mapping[str, str]) -> str:
     if not versions:
         return absent("Versions are")
-    return table("Versions", ["package", "version"], [Row([name, str(held)]) for name, held in versions.items()])
+    return table(
+        "Versions", ["package", "version"], [Row([name, str(held)]) for name, held in versions.items()]
+    )

@@ -9,7 +9,7 @@ from typing import Any
 from adversary.page.markup import Row, absent, choice, element, figure, filters, heading, paragraph, table
 from adversary.page.palette import COLOURS
 from adversary.page.verdict import Report, Verdict, details, kind_of, summary, verdicts, yardstick
-from adversary.page.wording import FORMS, KINDS, change, interval, plain, seconds, value
+from adversary.page.wording import FORMS, KINDS, NOTHING, change, interval, plain, seconds, value
 
 SERIES = (
     ("clean", "no attack", COLOURS[2], "circle"),
@@ -24,8 +24,13 @@ def headline(report: Report) -> str:
     rows = {row["victim"]: row for row in report.get("headline") or ()}
     if not found:
         return absent("A verdict per router is")
-    return paragraph(summary(report, found), class_="summary") + element(
-        "ul", *(_card(report, held, rows[held.victim]) for held in found), class_="cards"
+    return (
+        paragraph(summary(report, found), class_="summary")
+        + paragraph(
+            "Under the threat that tells most; the bar is the share of its bounds. Open a card for more.",
+            class_="note",
+        )
+        + element("ul", *(_card(report, held, rows[held.victim]) for held in found), class_="cards")
     )
 
 
@@ -42,12 +47,10 @@ def _card(report: Report, verdict: Verdict, row: Mapping[str, Any]) -> str:
         "li",
         heading(3, verdict.victim),
         element("span", escape(KINDS.get(kind, kind)), class_="kind") if kind else "",
-        paragraph(verdict.answer, class_="answer"),
-        bar,
-        paragraph(verdict.meaning, class_="meaning"),
+        element("div", paragraph(verdict.answer, class_="answer"), bar, class_="verdict"),
         element(
             "details",
-            element("summary", "More", element("span", f" on {escape(verdict.victim)}", class_="unseen")),
+            element("summary", escape(verdict.meaning)),
             paragraph(words) if words else "",
             said,
         ),
@@ -65,7 +68,7 @@ def tab(report: Report) -> str:
         paragraph(
             "Mean time to first token (TTFT), in seconds; lower is better. Brackets hold the 95 % interval"
             f" over {len((report.get('scenario') or {}).get('seeds') or ())} held-out seeds; changes are"
-            " paired by seed. The worst attack is the one, of all that were tried, with the highest mean TTFT."
+            " paired by seed. The worst attack is the one, of all tried, with the highest mean TTFT."
         )
         + filters(choice("kind", "Routers", kinds, "all kinds"))
         + _figure(report, rows)
@@ -106,7 +109,7 @@ def _figure(report: Report, rows: Any) -> str:
         )
     layout = {
         "xaxis": {"type": "log", "title": {"text": "mean TTFT, s"}},
-        "yaxis": {"autorange": "reversed", "type": "category"},
+        "yaxis": {"autorange": "reversed", "type": "category", "dtick": 1},
         "meta": {"rows": {name: {"kind": kind_of(report, name)} for name in names}, "row_height": 30},
     }
     worst = [(value((row.get("worst_feature") or {}).get("ttft_mean_s")), row["victim"]) for row in rows]
@@ -115,7 +118,9 @@ def _figure(report: Report, rows: Any) -> str:
     if known:
         (least, best), (most, last) = min(known), max(known)
         alt += f" Misled, {best} stays at {seconds(least)}, {last} goes to {seconds(most)}."
-    return figure("Each router without an attack and at its worst (logarithmic).", alt, {"data": data, "layout": layout})
+    return figure(
+        "Each router without an attack and at its worst (logarithmic).", alt, {"data": data, "layout": layout}
+    )
 
 
 def _table(report: Report, rows: Any) -> str:
@@ -144,7 +149,7 @@ def _table(report: Report, rows: Any) -> str:
             if level == "world":
                 is_same = row["victim"] == yardstick(report)
                 cells.append("is it" if is_same else interval(worst.get("relative"), change))
-            cells.append(worst.get("attack") or "–")
+            cells.append(worst.get("attack") or NOTHING)
         for name in ("churn", "hot_spot"):
             held = row.get(name) or {}
             form = FORMS.get(name, plain)

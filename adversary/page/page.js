@@ -45,24 +45,41 @@
     const [down, across] = [places(trace.y, rows), places(trace.x, columns)];
     if (trace.type === "heatmap") {
       const grid = (values) => pick(values, down).map((row) => pick(row, across));
-      const { z, text, customdata } = trace;
-      return {
-        ...trace,
-        x: pick(trace.x, across),
-        y: pick(trace.y, down),
-        z: grid(z),
-        text: grid(text),
-        customdata: grid(customdata),
-      };
+      const [x, y] = [pick(trace.x, across), pick(trace.y, down)];
+      return { ...trace, x, y, z: grid(trace.z), customdata: grid(trace.customdata) };
     }
     const kept = down.filter((place) => across.includes(place));
     const shorter = { ...trace, x: pick(trace.x, kept), y: pick(trace.y, kept) };
     if (trace.text) shorter.text = pick(trace.text, kept);
+    if (trace.textfont) shorter.textfont = { ...trace.textfont, color: pick(trace.textfont.color, kept) };
     if (trace.error_x) {
       const { array, arrayminus } = trace.error_x;
       shorter.error_x = { ...trace.error_x, array: pick(array, kept), arrayminus: pick(arrayminus, kept) };
     }
     return shorter;
+  }
+
+  // Round figures for a logarithmic axis, written out.
+  function ticks(values) {
+    const known = values.filter((value) => value > 0);
+    if (!known.length) return {};
+    const [least, most] = [Math.min(...known), Math.max(...known)];
+    const digits = most / least > 8 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 7];
+    const tickvals = [];
+    for (let power = Math.floor(Math.log10(least)) - 1; power <= Math.log10(most) + 1; power++) {
+      for (const digit of digits) tickvals.push(Number((digit * 10 ** power).toPrecision(2)));
+    }
+    return { tickvals, ticktext: tickvals.map(String) };
+  }
+
+  // A long name over several lines.
+  function wrapped(name) {
+    const lines = [""];
+    for (const part of name.split(/(?<=[ _+,])/)) {
+      if (lines.at(-1) && (lines.at(-1) + part).length > 16) lines.push("");
+      lines[lines.length - 1] += part;
+    }
+    return lines.join("<br>");
   }
 
   function draw(figure, chosen) {
@@ -84,26 +101,34 @@
       margin: { l: 8, r: 12, t: 8, b: 8 },
       dragmode: touch.matches ? false : "zoom",
       showlegend: !isHeat && inLegend > 1,
-      legend: narrow.matches || spec.layout.height === undefined
+      legend: narrow.matches || inLegend < 10
         ? { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0 }
         : {},
     };
     for (const name of ["xaxis", "yaxis"]) {
       layout[name] = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true, ...layout[name] };
-      if (layout[name].type === "log") Object.assign(layout[name], { dtick: "D2", exponentformat: "none" });
+      if (layout[name].type === "log") Object.assign(layout[name], ticks(data.flatMap((trace) => trace[name[0]])));
     }
     if (rowHeight) {
-      const shown = new Set(data.flatMap((trace) => trace.y)).size;
-      layout.height = rowHeight * Math.max(shown, 1) + (isHeat ? 190 : 130);
+      const shown = new Set(data.flatMap((trace) => trace.y));
+      layout.height = rowHeight * Math.max(shown.size, 1) * (narrow.matches ? 1.3 : 1) + (isHeat ? 130 : 110);
+      if (narrow.matches) {
+        const names = [...shown].map(String);
+        Object.assign(layout.yaxis, { tickvals: names, ticktext: names.map(wrapped), tickfont: { size: 11 } });
+      }
     }
     if (narrow.matches && layout.showlegend) layout.height += 22 * Math.ceil(inLegend / 2);
-    if (isHeat && narrow.matches) {
-      for (const trace of data.filter(({ type }) => type === "heatmap")) {
-        trace.colorbar = { ...trace.colorbar, orientation: "h", y: -0.02, yanchor: "top", len: 1 };
-        if (trace.x.length > 4) delete trace.texttemplate;
-        layout.height += 30;
+    if (isHeat) {
+      const [map] = data;
+      const isTight = narrow.matches && map.x.length > 4; // no room for text in the cells
+      layout.xaxis.range = [-0.5, map.x.length - 0.5];
+      layout.yaxis.range = [map.y.length - 0.5, -0.5];
+      delete layout.yaxis.autorange;
+      if (isTight) {
+        data = data.filter((trace) => trace.mode !== "text");
+        for (const trace of data) if (trace.marker) Object.assign(trace.marker, { symbol: "circle-open", size: 8 });
+        Object.assign(layout.xaxis, { tickvals: map.x, ticktext: map.x.map(wrapped), tickangle: -90 });
       }
-      layout.yaxis.title = undefined;
     }
     if (!data.some((trace) => (trace.x || []).length && (trace.y || []).length)) {
       const text = "Nothing matches these filters.";

@@ -18,7 +18,7 @@ def pairs(
     held: Sequence[tuple[Any, Any]],
     names: tuple[str, str],
 ) -> str:
-    """The figure; ``held`` are the two estimates of each row, in seconds, ``tags`` what filters know of it."""
+    """The figure; ``held`` are the two estimates of a row, in seconds, ``tags`` what filters know of it."""
     values = [(value(first), value(second)) for first, second in held]
     bridges: list[Any] = []
     heights: list[Any] = []
@@ -36,7 +36,9 @@ def pairs(
             "showlegend": False,
         }
     ]
-    for place, (name, colour, symbol) in enumerate(zip(names, COLOURS[1::-1], ("circle-open", "circle"), strict=True)):
+    for place, (name, colour, symbol) in enumerate(
+        zip(names, COLOURS[1::-1], ("circle-open", "circle"), strict=True)
+    ):
         data.append(
             {
                 "type": "scatter",
@@ -51,7 +53,7 @@ def pairs(
         )
     layout = {
         "xaxis": {"type": "log", "title": {"text": "mean TTFT, s"}},
-        "yaxis": {"autorange": "reversed", "type": "category"},
+        "yaxis": {"autorange": "reversed", "type": "category", "dtick": 1},
         "meta": {"rows": dict(zip(labels, map(dict, tags), strict=True)), "row_height": 30},
     }
     return figure(f"{title} (logarithmic).", alt, {"data": data, "layout": layout})

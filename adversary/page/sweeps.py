@@ -7,10 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from adversary.page.markup import Cell, Row, absent, choice, element, figure, filters, folded, heading, paragraph, table
+from adversary.page.markup import (
+    Cell,
+    Row,
+    absent,
+    choice,
+    element,
+    figure,
+    filters,
+    folded,
+    heading,
+    paragraph,
+    table,
+)
 from adversary.page.palette import styles
 from adversary.page.verdict import Report, kind_of, yardstick
-from adversary.page.wording import KINDS, LEVELS, interval, reach, seconds, value
+from adversary.page.wording import KINDS, LEVELS, NOTHING, interval, reach, seconds, value
 
 
 def tab(report: Report) -> str:
@@ -25,8 +37,8 @@ def tab(report: Report) -> str:
     others = {name: name for name in victims if name != yardstick(report)}
     parts = [
         paragraph(
-            "ε is the share of a threat's bounds that the attack may use: 0 is no attack, 1 all that the threat"
-            " model allows. Ringed: where a router falls behind round robin, the thick grey line."
+            "ε is the share of a threat's bounds that the attack may use: 0 is no attack, 1 all that the"
+            " threat model allows. Ringed: where a router falls behind round robin, the thick grey line."
         ),
         filters(
             choice("threat", "Threat", titles),
@@ -56,7 +68,8 @@ def crossing(epsilons: Any, curve: Any, epsilon: float) -> float | None:
     known = [(x, y) for x, y in zip(epsilons, curve, strict=True) if y is not None]
     if not known:
         return None
-    return float(np.interp(epsilon, *zip(*known, strict=True)))
+    xs, ys = np.array(known, np.float64).T
+    return float(np.interp(epsilon, xs, ys))
 
 
 def _figure(report: Report, threat: str, title: str, sweep: Mapping[str, Any]) -> str:
@@ -96,18 +109,28 @@ def _figure(report: Report, threat: str, title: str, sweep: Mapping[str, Any]) -
                     "x": [at],
                     "y": [crossing(epsilons, ys, at)],
                     "hovertemplate": f"{name} falls behind round robin<br>at ε = %{{x:.2f}}<extra></extra>",
-                    "marker": {"symbol": "circle-open", "size": 16, "color": style.colour, "line": {"width": 3}},
+                    "marker": {
+                        "symbol": "circle-open",
+                        "size": 16,
+                        "color": style.colour,
+                        "line": {"width": 3},
+                    },
                 }
             )
-    words = [reach(report["threats"][threat], at) if at else "none" for at in epsilons] if threat in (
-        report.get("threats") or {}
-    ) else []
+    words = (
+        [reach(report["threats"][threat], at) if at else "none" for at in epsilons]
+        if threat in (report.get("threats") or {})
+        else []
+    )
     short = bool(words) and max(map(len, words)) <= 8
     layout = {
         "xaxis": {
             "title": {"text": "ε, share of the bounds"},
             "tickvals": epsilons,
-            "ticktext": [f"{at:g}" + (f"<br>{word}" if short else "") for at, word in zip(epsilons, words or [""] * len(epsilons), strict=True)],
+            "ticktext": [
+                f"{at:g}" + (f"<br>{word}" if short else "")
+                for at, word in zip(epsilons, words or [""] * len(epsilons), strict=True)
+            ],
         },
         "yaxis": {"type": "log", "title": {"text": "mean TTFT, s"}},
         "height": 520,
@@ -117,7 +140,11 @@ def _figure(report: Report, threat: str, title: str, sweep: Mapping[str, Any]) -
     if last:
         (least, best), (most, worst) = min(last), max(last)
         alt += f" At ε = {epsilons[-1]:g}, {best} has {seconds(least)}, {worst} {seconds(most)}."
-    return figure(f"{title}: mean TTFT over the size of the attack (logarithmic).", alt, {"data": data, "layout": layout})
+    return figure(
+        f"{title}: mean TTFT over the size of the attack (logarithmic).",
+        alt,
+        {"data": data, "layout": layout},
+    )
 
 
 def _table(report: Report, threat: str, title: str, sweep: Mapping[str, Any]) -> str:
@@ -143,14 +170,20 @@ def _break_evens(report: Report, titles: Mapping[str, str], victims: list[str]) 
             at = (report["epsilon"][threat].get("break_even") or {}).get(victim)
             cells += [_place(report, threat, at, key) for key in ("round_robin", "load_only")]
         rows.append(Row(cells, {"kind": kind_of(report, victim), "victim": victim}))
-    return table("The ε from which a router is worse than round robin, or than the best rule that looks at load only", header, rows)
+    return table(
+        "The ε from which a router is worse than round robin, or than the best rule that looks at load only",
+        header,
+        rows,
+    )
 
 
 def _place(report: Report, threat: str, at: Mapping[str, Any] | None, key: str) -> str:
     if at is None or key not in at:
-        return "–"
+        return NOTHING
     epsilon = at[key]
     if epsilon is None:
         return "never"
-    words = f" ({reach(report['threats'][threat], epsilon)})" if threat in (report.get("threats") or {}) else ""
-    return "from the start" if epsilon <= 0.0 else f"{epsilon:.2f}{words}"
+    if epsilon <= 0.0:
+        return "from the start"
+    words = reach(report["threats"][threat], epsilon) if threat in (report.get("threats") or {}) else ""
+    return f"{epsilon:.2f} ({words})" if words and "bounds" not in words else f"{epsilon:.2f}"

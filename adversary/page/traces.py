@@ -7,7 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from adversary.page.markup import Row, absent, choice, element, figure, filters, folded, heading, paragraph, table
+from adversary.page.markup import (
+    Row,
+    absent,
+    choice,
+    element,
+    figure,
+    filters,
+    folded,
+    heading,
+    paragraph,
+    table,
+)
 from adversary.page.palette import COLOURS, DASHES, styles
 from adversary.page.verdict import Report, yardstick
 from adversary.page.wording import NOTHING, percent, plain, seconds, value
@@ -26,23 +37,33 @@ def tab(report: Report) -> str:
     titles = {str(place): trace["title"] for place, trace in enumerate(traces)}
     return "".join(
         [
-            paragraph("The attacks that did most harm, as they went. All pictures of a trace share their time axis."),
+            paragraph(
+                "The attacks that did most harm, as they went. All pictures of a trace share their time axis."
+            ),
             filters(choice("trace", "Trace", titles)),
             *(_trace(report, str(place), trace) for place, trace in enumerate(traces)),
         ]
     )
 
 
-def positions(threat: Mapping[str, Any], knobs: Mapping[str, Sequence[float | None]]) -> dict[str, list[float | None]]:
-    """Where the knobs stand between neutral, 0, and their bounds, 1 (or -1 below neutral); most moved first."""
+def positions(
+    threat: Mapping[str, Any], knobs: Mapping[str, Sequence[float | None]]
+) -> dict[str, list[float | None]]:
+    """Where the knobs stand between neutral, 0, and their bounds, 1 or -1; those that moved most first."""
     bounds = {knob["name"]: knob for knob in threat.get("knobs", ())}
     found = {}
     for name, series in knobs.items():
         known = [held for held in series if held is not None]
-        knob = bounds.get(name) or {"neutral": 0.0, "low": min(known, default=0.0), "high": max(known, default=0.0)}
+        knob = bounds.get(name) or {
+            "neutral": 0.0,
+            "low": min(known, default=0.0),
+            "high": max(known, default=0.0),
+        }
         neutral, low, high = knob["neutral"], knob["low"], knob["high"]
 
-        def place(held: float | None, neutral: float = neutral, low: float = low, high: float = high) -> float | None:
+        def place(
+            held: float | None, neutral: float = neutral, low: float = low, high: float = high
+        ) -> float | None:
             if held is None:
                 return None
             width = (high - neutral) if held >= neutral else (neutral - low)
@@ -156,18 +177,31 @@ def _lines(report: Report, trace: Mapping[str, Any], key: str, title: str, is_lo
         }
         for name, held in trace["routers"].items()
     ]
-    most = {name: max((at for at in held[key] if at is not None), default=0.0) for name, held in trace["routers"].items()}
+    most = {
+        name: max((at for at in held[key] if at is not None), default=0.0)
+        for name, held in trace["routers"].items()
+    }
     form = seconds if is_log else plain
-    alt = f"{title[0].upper()}{title[1:]}, over time; at most " + ", ".join(f"{form(at)} with {name}" for name, at in most.items()) + "."
+    alt = (
+        f"{title[0].upper()}{title[1:]}, over time; at most "
+        + ", ".join(f"{form(at)} with {name}" for name, at in most.items())
+        + "."
+    )
     layout = _time(trace, title, **({"type": "log"} if is_log else {"rangemode": "tozero"}))
-    return figure(f"{title[0].upper()}{title[1:]}{' (logarithmic)' if is_log else ''}.", alt, {"data": data, "layout": layout})
+    return figure(
+        f"{title[0].upper()}{title[1:]}{' (logarithmic)' if is_log else ''}.",
+        alt,
+        {"data": data, "layout": layout},
+    )
 
 
 def _table(trace: Mapping[str, Any]) -> str:
     times = trace["time_s"]
     stride = max(-(-len(times) // MAX_LINES), 1)
     header = ["second", *trace["knobs"]]
-    header += [f"{name}: {words}" for name in trace["routers"] for words in ("largest share", "waiting", "TTFT")]
+    header += [
+        f"{name}: {words}" for name in trace["routers"] for words in ("largest share", "waiting", "TTFT")
+    ]
     rows = []
     for at in range(0, len(times), stride):
         cells = [plain(times[at]), *(plain(value(series[at])) for series in trace["knobs"].values())]

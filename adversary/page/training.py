@@ -46,7 +46,10 @@ def tab(report: Report) -> str:
     return "".join(
         [
             words,
-            paragraph("On held-out seeds; the change is paired by seed, in brackets its 95 % interval. Lower is better."),
+            paragraph(
+                "On held-out seeds; the change is paired by seed, in brackets its 95 % interval. Lower is"
+                " better."
+            ),
             filters(choice("policy", "Router", policies, "all"), choice("set", "Episodes", sets, "all")),
             pairs(
                 title,

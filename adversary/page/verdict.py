@@ -1,4 +1,4 @@
-"""How wrong may a router's signals be before it is worse than round robin? The answer in words, per victim."""
+"""How wrong may a router's signals be before it is worse than round robin? The answer, in words."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class Verdict(NamedTuple):
     answer: str
     """The most that its signals may be wrong by, in a few words."""
     meaning: str
-    """The same in a sentence."""
+    """What happens then, and which threat it is."""
     tone: str
-    """``good``: nothing tried brought it below round robin; ``weak``; ``bad``: it is below from the start; ``none``."""
+    """``good``: never worse than round robin in what was tried, ``weak``: from somewhere on, ``bad``: from
+    the start, ``none``: not measured."""
     epsilon: float | None
     """The lowest break-even of the threats to what it sees; None: there is none."""
     threat: str | None
@@ -35,7 +36,7 @@ def verdicts(report: Report) -> list[Verdict]:
 def _verdict(report: Report, row: Mapping[str, Any]) -> Verdict:
     victim = row["victim"]
     if victim == yardstick(report):
-        return Verdict(victim, "yardstick", "What the others are compared with.", "none", None, None)
+        return Verdict(victim, "yardstick", "what the others are compared with", "none", None, None)
     threats = report.get("threats") or {}
     swept = {
         name: at["round_robin"]
@@ -43,18 +44,17 @@ def _verdict(report: Report, row: Mapping[str, Any]) -> Verdict:
         if threats.get(name, {}).get("level") == "feature"
     }
     if not swept:
-        return Verdict(victim, "not swept", "How far it can be misled was not measured.", "none", None, None)
+        return Verdict(victim, "not swept", "how far it can be misled was not measured", "none", None, None)
     reached = {name: at for name, at in swept.items() if at is not None}
     if not reached:
-        furthest = listed([f"{threats[name]['title']} ({_furthest(report, name)})" for name in swept])
-        meaning = f"It stayed ahead of round robin as far as was tried: {furthest}."
-        return Verdict(victim, "never, as far as tried", meaning, "good", None, None)
+        meaning = f"in {len(swept)} {'sweep' if len(swept) == 1 else 'sweeps'}"
+        return Verdict(victim, "never behind", meaning, "good", None, None)
     name, epsilon = min(reached.items(), key=lambda item: item[1])
     if epsilon <= 0.0:
-        meaning = "It is no better than round robin even where all that it sees is true."
-        return Verdict(victim, "0", meaning, "bad", 0.0, name)
+        meaning = "even on true signals"
+        return Verdict(victim, "already behind", meaning, "bad", 0.0, name)
     words = reach(threats[name], epsilon)
-    meaning = f"Worse than round robin from here on. The threat: {threats[name]['title']}."
+    meaning = f"under: {threats[name]['title']}"
     return Verdict(victim, words, meaning, "weak", epsilon, name)
 
 
@@ -131,7 +131,7 @@ def _against(report: Report, threat: str, at: Mapping[str, float | None]) -> str
             continue
         epsilon = at[key]
         if epsilon is None:
-            said.append(f"never behind {words}")
+            said.append(f"never behind {words}, up to {_furthest(report, threat)}")
         elif epsilon <= 0.0:
             said.append(f"behind {words} from the start")
         else:

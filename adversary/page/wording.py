@@ -32,7 +32,11 @@ METRICS = {
     "hot_spot": "hot-spot factor",
     "num_failed": "failed requests",
 }
-NOTHING = "–"
+NOTHING = "\N{EN DASH}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+MINUS = "\N{MINUS SIGN}"
+FIXED = "\N{NO-BREAK SPACE}"
+"""Between a number and its unit."""
 
 
 def value(estimate: Any, bound: str = "value") -> float | None:
@@ -46,8 +50,9 @@ def seconds(number: float | None) -> str:
     if number is None:
         return NOTHING
     if abs(number) < 0.1:
-        return f"{1000 * number:.0f} ms"
-    return f"{number:.2f} s" if abs(number) < 10 else f"{number:.1f} s" if abs(number) < 100 else f"{number:.0f} s"
+        return f"{1000 * number:.0f}{FIXED}ms"
+    digits = 2 if abs(number) < 10 else 1 if abs(number) < 100 else 0
+    return f"{number:.{digits}f}{FIXED}s"
 
 
 def plain(number: float | None) -> str:
@@ -59,7 +64,7 @@ def plain(number: float | None) -> str:
 
 def percent(number: float | None) -> str:
     """A share."""
-    return NOTHING if number is None else f"{100 * number:.0f} %"
+    return NOTHING if number is None else f"{100 * number:.0f}{FIXED}%"
 
 
 def change(number: float | None) -> str:
@@ -67,16 +72,18 @@ def change(number: float | None) -> str:
     if number is None:
         return NOTHING
     if number >= 9.0:
-        return f"×{1 + number:.0f}"
-    digits = 1 if 0.0005 <= abs(number) < 0.0995 else 0
-    return f"{100 * number:+.{digits}f} %".replace("-", "−")
+        return f"{TIMES}{1 + number:.0f}"
+    if abs(number) < 0.0005:
+        return f"0{FIXED}%"
+    digits = 1 if abs(number) < 0.0995 else 0
+    return f"{100 * number:+.{digits}f}{FIXED}%".replace("-", MINUS)
 
 
 FORMS: dict[str, Callable[[float | None], str]] = {
     "ttft_mean_s": seconds,
     "ttft_p95_s": seconds,
     "ttft_p99_s": seconds,
-    "goodput_per_s": lambda number: plain(number) + ("" if number is None else " /s"),
+    "goodput_per_s": lambda number: plain(number) + ("" if number is None else f"{FIXED}/s"),
     "frac_slo_met": percent,
     "churn": percent,
     "hot_spot": lambda number: NOTHING if number is None else f"{number:.2f}",
@@ -110,19 +117,25 @@ def reach(threat: Mapping[str, Any], epsilon: float) -> str:
         if not knob.get("is_switch") and knob["unit"] != "on"
     }
     if len(ranges) != 1:  # knobs of many kinds, or switches, which are on or off
-        return f"{100 * epsilon:.0f} % of its bounds"
+        return f"{100 * epsilon:.0f}{FIXED}% of its bounds"
     unit, low, high, neutral = next(iter(ranges))
     low, high = (neutral + epsilon * (bound - neutral) for bound in (low, high))
     is_share = unit in ("", "1", "factor", "share")
     if is_share and neutral == 1.0:
         if abs((high - 1.0) - (1.0 - low)) < 1e-9:
-            return f"±{100 * (high - 1.0):.0f} %"
-        return f"×{low:.2g} to ×{high:.2g}" if low < 1.0 else f"up to ×{high:.2g}"
+            return f"±{_short(100 * (high - 1.0))}{FIXED}%"
+        return f"{TIMES}{low:.2g} to {TIMES}{high:.2g}" if low < 1.0 else f"up to {TIMES}{high:.2g}"
     if is_share:
         low, high, unit = 100 * low, 100 * high, "%"
     if neutral == low:
-        return f"up to {high:.3g} {unit}"
-    return f"±{high:.3g} {unit}" if abs(low + high) < 1e-9 else f"{low:.3g} to {high:.3g} {unit}"
+        return f"up to {_short(high)}{FIXED}{unit}"
+    if abs(low + high) < 1e-9:
+        return f"±{_short(high)}{FIXED}{unit}"
+    return f"{_short(low)} to {_short(high)}{FIXED}{unit}"
+
+
+def _short(number: float) -> str:
+    return f"{number:.0f}" if abs(number) >= 10 else f"{number:.2g}"
 
 
 def listed(names: list[str]) -> str:

@@ -9,9 +9,15 @@ INSTANCES = ["h100_0", "h100_1", "h100_2", "l40s_0"]
 ROUTERS = {
     "round_robin": ("load", 0.92, 0.0, 1.0, "Takes turns; looks at nothing."),
     "random": ("load", 1.05, 0.0, 1.1, "Throws dice; looks at nothing."),
-    "least_in_flight": ("load", 0.55, 0.25, 1.1, "Fewest requests that this router sent and that are not done."),
+    "least_in_flight": (
+        "load",
+        0.55,
+        0.25,
+        1.1,
+        "Fewest requests that this router sent and that are not done.",
+    ),
     "smg_least_load": ("load", 0.52, 3.1, 1.2, "Fewest tokens waiting and running, as last scraped."),
-    "vllm_dp": ("load", 0.53, 4.2, 1.2, "vLLM's own: 4 × waiting + running."),
+    "vllm_dp": ("load", 0.53, 4.2, 1.2, "vLLM's own: 4 x waiting + running."),
     "power_of_two": ("load", 0.60, 1.6, 1.0, "The better of two at random."),
     "llmd_weighted": ("prefix", 0.41, 2.4, 2.2, "Prefix hits, queue and KV cache, weighted."),
     "dynamo_cost": ("prefix", 0.39, 1.9, 2.6, "Blocks to compute and blocks in use."),
@@ -24,7 +30,12 @@ THREATS = {
     "noise": ("feature", "Noise on scraped gauges", "Every scraped figure is off by a factor.", 1.0),
     "stale": ("feature", "Stale metrics", "What the router sees is older than it knows.", 0.6),
     "spoof": ("feature", "One instance lies", "One instance claims to be idle while it is busy.", 1.8),
-    "hostile_stream": ("world", "Hostile traffic", "Arrivals, prefixes and failures turn against the fleet.", 1.0),
+    "hostile_stream": (
+        "world",
+        "Hostile traffic",
+        "Arrivals, prefixes and failures turn against the fleet.",
+        1.0,
+    ),
 }
 ATTACKS = {  # threat, attacker, target, evaluations, strength
     "noise_random": ("noise", "random", None, 1, 0.3),
@@ -41,19 +52,24 @@ EPSILONS = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
 
 
 def estimate(value, spread=0.08):
-    return {"value": round(value, 5), "low": round(value * (1 - spread), 5), "high": round(value * (1 + spread), 5)}
+    return {
+        "value": round(value, 5),
+        "low": round(value - spread * abs(value), 5),
+        "high": round(value + spread * abs(value), 5),
+    }
 
 
-def knobs(level):
-    if level == "world":
+def knobs(threat):
+    instances = range(len(INSTANCES))
+    if threat == "hostile_stream":
         ranges = [("rate_factor", "1", 0.5, 2.0, 1.0), ("frac_unshared", "1", 0.0, 0.5, 0.0)]
-        ranges += [(f"slowdown[{place}]", "1", 1.0, 3.0, 1.0) for place in range(len(INSTANCES))]
+        ranges += [(f"slowdown[{place}]", "1", 1.0, 3.0, 1.0) for place in instances]
+    elif threat == "stale":
+        ranges = [(f"delay[{place}]", "s", 0.0, 10.0, 0.0) for place in instances]
     else:
-        ranges = [
-            (f"scale.{feature}[{place}]", "1", 0.5, 1.5, 1.0)
-            for feature in ("num_waiting", "num_running", "frac_kv_cache")
-            for place in range(len(INSTANCES))
-        ]
+        bounds = (-1.0, 1.0, 0.0) if threat == "spoof" else (0.5, 1.5, 1.0)
+        seen = ("num_waiting", "num_running", "frac_kv_cache")
+        ranges = [(f"{threat}.{feature}[{place}]", "1", *bounds) for feature in seen for place in instances]
     return [dict(zip(("name", "unit", "low", "high", "neutral"), held, strict=True)) for held in ranges]
 
 
@@ -106,7 +122,8 @@ def break_even(curve, others):
 def sweep(threat):
     attack = [name for name, held in ATTACKS.items() if held[0] == threat][-1]
     curves = {
-        name: [ROUTERS[name][1] * (1.0 + rise(name, attack, epsilon)) for epsilon in EPSILONS] for name in ROUTERS
+        name: [ROUTERS[name][1] * (1.0 + rise(name, attack, epsilon)) for epsilon in EPSILONS]
+        for name in ROUTERS
     }
     even = {
         name: {
@@ -124,7 +141,9 @@ def worst(cells, name, level):
     found = [
         cell
         for cell in cells
-        if cell["victim"] == name and cell["attack"] != "clean" and THREATS[ATTACKS[cell["attack"]][0]][0] == level
+        if cell["victim"] == name
+        and cell["attack"] != "clean"
+        and THREATS[ATTACKS[cell["attack"]][0]][0] == level
     ]
     cell = max(found, key=lambda held: held["metrics"]["ttft_mean_s"]["value"])
     kept = {
@@ -145,7 +164,7 @@ def trace(title, victim, attack, rng):
     wave = np.clip(np.sin(times / 60.0), 0.0, 1.0)
     threat = ATTACKS[attack][0]
     turned = {}
-    for place, knob in enumerate(knobs(THREATS[threat][0])):
+    for place, knob in enumerate(knobs(threat)):
         much = wave * (1.0 if place < 2 else rng.uniform(0.0, 0.4))
         turned[knob["name"]] = (knob["neutral"] + much * (knob["high"] - knob["neutral"])).round(4).tolist()
     routers = {}
@@ -188,13 +207,17 @@ def sample_report():
         cells.append({"victim": name, "attack": "clean", "metrics": clean, "degradation": None})
         for attack in ATTACKS:
             held = metrics(name, attack, rng)
-            cells.append({"victim": name, "attack": attack, "metrics": held, "degradation": change(held, clean)})
+            cells.append(
+                {"victim": name, "attack": attack, "metrics": held, "degradation": change(held, clean)}
+            )
     sweeps = {threat: sweep(threat) for threat in THREATS}
     headline = []
     for name in ROUTERS:
         (seen, cell), (world, _) = worst(cells, name, "feature"), worst(cells, name, "world")
         clean = next(at for at in cells if at["victim"] == name and at["attack"] == "clean")["metrics"]
-        even = {threat: held["break_even"][name] for threat, held in sweeps.items() if name in held["break_even"]}
+        even = {
+            threat: held["break_even"][name] for threat, held in sweeps.items() if name in held["break_even"]
+        }
         headline.append(
             {
                 "victim": name,
@@ -211,10 +234,13 @@ def sample_report():
     return {
         "title": "How robust are today's LLM routers?",
         "command": "python -m adversary.report experiment=robustness/standard",
-        "commands": ["routegym-train experiment=robustness/train", "python -m adversary.report experiment=robustness/standard"],
+        "commands": [
+            "routegym-train experiment=robustness/train",
+            "python -m adversary.report experiment=robustness/standard",
+        ],
         "versions": {"routegym": "0.1.0", "python": "3.11.7", "numpy": "2.4.6", "torch": "2.13.0"},
         "scenario": {
-            "fleet": "3 × H100 and 1 × L40S, each with llama-3.1-8b, scraped every 1 s",
+            "fleet": "3 x H100 and 1 x L40S, each with llama-3.1-8b, scraped every 1 s",
             "instances": INSTANCES,
             "workload_notes": ["Mooncake's conversation trace, at 70 % of the fleet's capacity"],
             "seeds": [100, 101, 102, 103, 104],
@@ -229,9 +255,7 @@ def sample_report():
                 "level": level,
                 "title": title,
                 "words": words,
-                "knobs": [{"name": f"delay[{place}]", "unit": "s", "low": 0.0, "high": 10.0, "neutral": 0.0} for place in range(4)]
-                if name == "stale"
-                else knobs(level),
+                "knobs": knobs(name),
                 "budget": {"max_slope": 0.5, "window": 4, "max_instances": 1 if name == "spoof" else None},
             }
             for name, (level, title, words, _) in THREATS.items()
@@ -257,9 +281,21 @@ def sample_report():
             trace("Prefixes that nobody shares", "dynamo_cost", "world_search", rng),
         ],
         "attackers": [
-            {"victim": name, "attacker": attacker, "harm": round((1 + place) * 0.3 * rng.uniform(0.7, 1.3), 3), "num_evaluations": num}
+            {
+                "victim": name,
+                "attacker": attacker,
+                "harm": round((1 + place) * 0.3 * rng.uniform(0.7, 1.3), 3),
+                "num_evaluations": num,
+            }
             for num in (100, 400)
-            for name in ("least_in_flight", "vllm_dp", "llmd_weighted", "dynamo_cost", "session_hash", "lodestar")
+            for name in (
+                "least_in_flight",
+                "vllm_dp",
+                "llmd_weighted",
+                "dynamo_cost",
+                "session_hash",
+                "lodestar",
+            )
             for place, attacker in enumerate(attackers)
         ],
         "defences": [
@@ -272,7 +308,11 @@ def sample_report():
                 "clean_change": {"value": cost, "low": cost - 0.01, "high": cost + 0.01},
             }
             for victim in ("vllm_dp", "maskable_ppo")
-            for defence, left, cost in (("clip", 0.9, 0.0), ("trust_counters", 0.3, 0.02), ("median", 0.7, 0.05))
+            for defence, left, cost in (
+                ("clip", 0.9, 0.0),
+                ("trust_counters", 0.3, 0.02),
+                ("median", 0.7, 0.05),
+            )
             for attack in ("noise_pgd", "spoof_rl")
         ],
         "training": {
@@ -285,12 +325,21 @@ def sample_report():
                     "after": estimate(before * (1.0 + gain)),
                     "change": {"value": gain, "low": gain - 0.03, "high": gain + 0.03},
                 }
-                for name, before, gain in zip(sets, (0.34, 0.5, 0.48, 0.7, 2.9), (0.01, -0.02, 0.0, -0.05, -0.4), strict=True)
+                for name, before, gain in zip(
+                    sets, (0.34, 0.5, 0.48, 0.7, 2.9), (0.01, -0.02, 0.0, -0.05, -0.4), strict=True
+                )
             ],
         },
         "live": {
             "words": "The trace of the worst world, replayed on vLLM servers with a modelled device.",
-            "rows": [{"victim": "dynamo_cost", "attack": "world_search", "emulated": estimate(2.1), "live": estimate(1.9)}],
+            "rows": [
+                {
+                    "victim": "dynamo_cost",
+                    "attack": "world_search",
+                    "emulated": estimate(2.1),
+                    "live": estimate(1.9),
+                }
+            ],
         },
         "not_tested": ["Attacks on the router's own program.", "Fleets of more than 8 instances."],
     }
