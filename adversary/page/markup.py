@@ -84,14 +84,12 @@ def table(caption: str, header: Sequence[str | Cell], rows: Sequence[Row], tags:
         )
         for row in rows
     ]
-    whole = element(
-        "table",
-        element("caption", escape(caption)),
-        element("thead", head),
-        element("tbody", *body),
-    )
+    whole = element("table", element("thead", head), element("tbody", *body), aria_label=caption)
     return element(
-        "div", whole, tags=tags, class_="scroll", tabindex=0, role="region", aria_label=f"Table: {caption}"
+        "div",
+        paragraph(caption, class_="caption"),
+        element("div", whole, class_="scroll", tabindex=0, role="region", aria_label=f"Table: {caption}"),
+        tags=tags,
     )
 
 

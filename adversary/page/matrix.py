@@ -82,19 +82,18 @@ def _heat_map(matrix: Matrix) -> dict[str, Any]:
         "text": texts,
         "textfont": {"color": inks, "size": 11},
     }
-    marks = unseen | {
-        "mode": "markers",
-        "x": [column for _, column in matrix.marked],
-        "y": [row for row, _ in matrix.marked],
-        "marker": {"symbol": "square-open", "size": 27, "color": "#ffffff", "line": {"width": 2}},
-    }
     layout = {
         "xaxis": {"type": "category", "side": "top", "tickangle": -45, "dtick": 1, "showgrid": False},
         "yaxis": {"type": "category", "autorange": "reversed", "dtick": 1, "showgrid": False},
-        "meta": {"rows": dict(matrix.rows), "columns": dict(matrix.columns), "row_height": 34},
+        "meta": {
+            "rows": dict(matrix.rows),
+            "columns": dict(matrix.columns),
+            "row_height": 34,
+            "marked": [list(cell) for cell in matrix.marked],
+        },
         "height": 200 + 34 * len(matrix.rows),
     }
-    return {"data": [trace, written, marks], "layout": layout}
+    return {"data": [trace, written], "layout": layout}
 
 
 def _scale(matrix: Matrix) -> str:

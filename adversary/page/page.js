@@ -76,16 +76,23 @@
   function wrapped(name) {
     const lines = [""];
     for (const part of name.split(/(?<=[ _+,])/)) {
-      if (lines.at(-1) && (lines.at(-1) + part).length > 16) lines.push("");
+      if (lines.at(-1) && (lines.at(-1) + part).length > 20) lines.push("");
       lines[lines.length - 1] += part;
     }
     return lines.join("<br>");
   }
 
+  // A frame around a cell of a heat map, black and white, to be seen on every colour.
+  function frames(x, y) {
+    if (x < 0 || y < 0) return [];
+    const place = { type: "rect", x0: x - 0.46, x1: x + 0.46, y0: y - 0.42, y1: y + 0.42 };
+    return [["#000000", 4], ["#ffffff", 2]].map(([color, width]) => ({ ...place, line: { color, width } }));
+  }
+
   function draw(figure, chosen) {
     if (!specs.has(figure)) specs.set(figure, JSON.parse(figure.querySelector("script").textContent));
     const spec = structuredClone(specs.get(figure));
-    const { rows = {}, columns = {}, row_height: rowHeight } = spec.layout.meta || {};
+    const { rows = {}, columns = {}, marked = [], row_height: rowHeight } = spec.layout.meta || {};
     let data = spec.data.filter((trace) => matches(trace.meta || {}, chosen));
     if (rowHeight) data = data.map((trace) => cut(trace, rows, columns, chosen));
     const isHeat = data.some((trace) => trace.type === "heatmap");
@@ -124,9 +131,9 @@
       layout.xaxis.range = [-0.5, map.x.length - 0.5];
       layout.yaxis.range = [map.y.length - 0.5, -0.5];
       delete layout.yaxis.autorange;
+      layout.shapes = marked.flatMap(([row, column]) => frames(map.x.indexOf(column), map.y.indexOf(row)));
       if (isTight) {
         data = data.filter((trace) => trace.mode !== "text");
-        for (const trace of data) if (trace.marker) Object.assign(trace.marker, { symbol: "circle-open", size: 8 });
         Object.assign(layout.xaxis, { tickvals: map.x, ticktext: map.x.map(wrapped), tickangle: -90 });
       }
     }
