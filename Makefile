@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference reference-fidelity test vllm differential live fidelity fidelity-cpu bench bench-live bench-peers lint types clean
+.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu bench bench-live bench-peers lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -36,7 +36,17 @@ reference-fidelity:  ## Keep the table of the last fidelity run as the one that 
 	cp runs/fidelity/fidelity/table.md runs/fidelity/fidelity/fidelity.json runs/fidelity/fidelity/fidelity.png \
 	  runs/reference/fidelity/
 
-test: $(VENV)/.installed  ## Run the tests.
+browser:  ## Install the browser in which the report is tested, where it is missing and this is root.
+	@if test ! -x /usr/bin/chromium || test ! -x /usr/bin/chromedriver; then \
+	  if test "$$(id -u)" = 0 && command -v apt-get > /dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -y -qq --no-install-recommends chromium chromium-driver > /dev/null; \
+	  else \
+	    echo "No /usr/bin/chromium and chromedriver: the report is not tested in a browser (run make browser as root)"; \
+	  fi; \
+	fi
+
+test: $(VENV)/.installed browser  ## Run the tests.
 	$(BIN)/python -m pytest
 
 # What pip would choose, so that it need not: without torchvision, torchaudio and torchcodec, whose wheels want a

@@ -9,7 +9,6 @@ both want the same.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from math import log
 from typing import NamedTuple
 
 import numpy as np
@@ -94,20 +93,15 @@ class Primary(Harm):
 
 
 class Relative(Harm):
-    """How many times worse than the reference router the victim fares, in the same world: log of the ratio.
+    """The victim's loss less the reference router's in the same world, mean seconds per request.
 
-    An attack that ruins everybody scores nothing; log 2 = 0.69 is twice as bad. Shared by both, ``least_s``
-    seconds per request keep the ratio meaningful where hardly anybody waits.
+    An attack that ruins everybody alike scores nothing, and one that the victim bears better than the
+    reference less than nothing. (As AdvNet's (reference - target) / reference, a share, it would pay to ruin
+    everybody where the victim is the better router in peace: the share goes to 0 from below.)
     """
 
     needs_reference = True
 
-    def __init__(self, least_s: float = 0.01) -> None:
-        if not least_s > 0:
-            raise ValueError(f"least_s is {least_s}, it must be more than 0 seconds")
-        self.least_s = least_s
-
     def __call__(self, losses: Losses) -> float:
-        """Log of (victim's loss / the reference's)."""
-        least = self.least_s * max(int(losses.num_requests.sum()), 1)
-        return log((float(losses.victim.sum()) + least) / (float(losses.reference.sum()) + least))
+        """By how many seconds the victim's mean TTFT is longer than the reference's."""
+        return float((losses.victim.sum() - losses.reference.sum()) / max(losses.num_requests.sum(), 1))

@@ -1,0 +1,1 @@
+"""The robustness report as one page: a module per tab, and what they share."""

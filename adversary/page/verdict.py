@@ -1,0 +1,139 @@
+"""How wrong may a router's signals be before it is worse than round robin? The answer, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from adversary.page.wording import LEVELS, change, interval, listed, reach, seconds, value
+
+Report = Mapping[str, Any]
+
+
+class Verdict(NamedTuple):
+    """What the headline says of a victim."""
+
+    victim: str
+    answer: str
+    """The most that its signals may be wrong by, in a few words."""
+    meaning: str
+    """What happens then, and which threat it is."""
+    tone: str
+    """``good``: never worse than round robin in what was tried, ``weak``: from somewhere on, ``bad``: from
+    the start, ``none``: not measured."""
+    epsilon: float | None
+    """The lowest break-even of the threats to what it sees; None: there is none."""
+    threat: str | None
+
+
+def verdicts(report: Report) -> list[Verdict]:
+    """A verdict per victim, the most robust first; what was not swept comes last."""
+    found = [_verdict(report, row) for row in report.get("headline") or ()]
+    order = {"good": 0, "weak": 1, "bad": 2, "none": 3}
+    return sorted(found, key=lambda held: (order[held.tone], -(held.epsilon or 0.0)))
+
+
+def _verdict(report: Report, row: Mapping[str, Any]) -> Verdict:
+    victim = row["victim"]
+    if victim == yardstick(report):
+        return Verdict(victim, "yardstick", "what the others are compared with", "none", None, None)
+    threats = report.get("threats") or {}
+    swept = {
+        name: at["round_robin"]
+        for name, at in (row.get("break_even") or {}).items()
+        if threats.get(name, {}).get("level") == "feature"
+    }
+    if not swept:
+        return Verdict(victim, "not swept", "how far it can be misled was not measured", "none", None, None)
+    reached = {name: at for name, at in swept.items() if at is not None}
+    if not reached:
+        meaning = f"in {len(swept)} {'sweep' if len(swept) == 1 else 'sweeps'}"
+        return Verdict(victim, "never behind", meaning, "good", None, None)
+    name, epsilon = min(reached.items(), key=lambda item: item[1])
+    if epsilon <= 0.0:
+        meaning = "even on true signals"
+        return Verdict(victim, "already behind", meaning, "bad", 0.0, name)
+    words = reach(threats[name], epsilon)
+    meaning = f"under: {threats[name]['title']}"
+    return Verdict(victim, words, meaning, "weak", epsilon, name)
+
+
+def _furthest(report: Report, threat: str) -> str:
+    epsilons = ((report.get("epsilon") or {}).get(threat) or {}).get("epsilons") or [1.0]
+    return reach(report["threats"][threat], max(epsilons))
+
+
+def yardstick(report: Report) -> str:
+    """Name of the round robin that victims are compared with; empty where there is none."""
+    return str((report.get("scenario") or {}).get("round_robin") or "")
+
+
+def kind_of(report: Report, victim: str) -> str:
+    """Kind of a victim; empty where the report does not say."""
+    return str(((report.get("victims") or {}).get(victim) or {}).get("kind") or "")
+
+
+def summary(report: Report, found: list[Verdict]) -> str:
+    """The whole in two sentences."""
+    judged = [held for held in found if held.tone != "none"]
+    if not judged:
+        return "No victim was swept over the size of an attack, so there is no break-even to tell."
+    fallen = [held for held in judged if held.tone != "good"]
+    text = (
+        f"Of {len(judged)} routers, {len(fallen) or 'none'} {'does' if len(fallen) == 1 else 'do'} worse than"
+        " round robin once what they see is wrong enough, within what was tried."
+    )
+    if fallen:
+        first = fallen[-1]
+        text += f" The first to fall is {first.victim}"
+        text += f" ({first.answer})" if first.tone == "weak" else ", even on true signals"
+        best = judged[0]
+        text += f"; the last is {best.victim} ({best.answer})." if best.tone == "weak" else "."
+        standing = [held.victim for held in judged if held.tone == "good"]
+        text += f" Still ahead: {listed(standing)}." if standing else ""
+    return text
+
+
+def details(report: Report, row: Mapping[str, Any]) -> list[str]:
+    """What else the headline says of a victim, a sentence each."""
+    threats, attacks = report.get("threats") or {}, report.get("attacks") or {}
+    said = [f"Without an attack: mean TTFT {interval(row.get('clean'), seconds)}."]
+    for name, at in (row.get("break_even") or {}).items():
+        if name not in threats or row["victim"] == yardstick(report):
+            continue
+        said.append(f"{threats[name]['title']}: {_against(report, name, at)}.")
+    for level, words in LEVELS.items():
+        worst = row.get(f"worst_{level}")
+        if not worst:
+            continue
+        text = (
+            f"Worst attack on {words}: {worst['attack']}, mean TTFT"
+            f" {interval(worst.get('ttft_mean_s'), seconds)}, {_rise(value(worst.get('degradation')))}"
+        )
+        target = (attacks.get(worst["attack"]) or {}).get("target")
+        if target and target != row["victim"]:
+            text += f"; it was made against {target}"
+        relative = value(worst.get("relative"))
+        if relative is not None:
+            text += f"; against round robin in the same world {change(relative)}"
+        said.append(text + ".")
+    return said
+
+
+def _rise(degradation: float | None) -> str:
+    return "unknown against no attack" if degradation is None else f"{change(degradation)} against no attack"
+
+
+def _against(report: Report, threat: str, at: Mapping[str, float | None]) -> str:
+    said = []
+    for key, words in (("round_robin", "round robin"), ("load_only", "the best load-only rule")):
+        if key not in at:
+            continue
+        epsilon = at[key]
+        if epsilon is None:
+            said.append(f"never behind {words}, up to {_furthest(report, threat)}")
+        elif epsilon <= 0.0:
+            said.append(f"behind {words} from the start")
+        else:
+            said.append(f"behind {words} from {reach(report['threats'][threat], epsilon)}")
+    return ", ".join(said) or "not compared"
