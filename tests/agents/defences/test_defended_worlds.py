@@ -1,4 +1,4 @@
-"""In the emulator: what a lie costs rules that go by gauges, what the defences save, what they disturb."""
+"""In the emulator: what a lie costs the rules that go by gauges, what the defences save and disturb."""
 
 import pytest
 

@@ -1,5 +1,7 @@
 """Small emulated worlds, and a way to lie to a policy in them."""
 
+from copy import deepcopy
+
 import numpy as np
 
 from envs.emulator.fleet import cluster
@@ -13,8 +15,8 @@ FLEET = {
 }
 
 
-def small_env(num_requests=500, rate_per_s=3.2, scrape_interval_s=0.1, **options):
-    """Four instances of two kinds, at some 75 % of what they can do."""
+def small_env(num_requests=500, rate_per_s=2.4, scrape_interval_s=0.1, **options):
+    """Four instances of two kinds, at a load that the rules keep up with."""
     workload = generator.workload(
         num_generated=4000, rate_per_s=rate_per_s, num_requests=num_requests, start="random"
     )
@@ -48,8 +50,10 @@ class Beside:
         self.num_decided = self.num_different = 0
 
     def reset(self, rng):
+        self.other.reset(
+            deepcopy(rng)
+        )  # the same chances: ties are no difference, as long as both draw alike
         self.policy.reset(rng)
-        self.other.reset(np.random.default_rng(0))
 
     def act(self, observation):
         decision = self.policy.act(observation)
