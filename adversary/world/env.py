@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from adversary.harm import Harm, Relative
 from adversary.threat import Budget, Knob, Values, from_unit, neutral
-from adversary.world.episode import WorldEpisode
 from adversary.world.threat import WorldThreat
 from adversary.world.trial import WorldTrial
 from agents.heuristics.least_in_flight import LeastInFlight
@@ -119,11 +118,11 @@ class WorldAdversaryEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]])
         self.harm: Harm = harm if harm is not None else Relative()
         if not len(seeds):
             raise ValueError("seeds is empty: give at least one world to play on")
-        twin = None
-        if self.harm.needs_reference:
-            reference = reference if reference is not None else RoundRobin()
-            twin = WorldEpisode(make_env(), reference, threat)
-        self.trial = WorldTrial(WorldEpisode(make_env(), victim, threat), twin)
+        if not self.harm.needs_reference:
+            reference = None
+        elif reference is None:
+            reference = RoundRobin()
+        self.trial = WorldTrial.of(make_env, victim, threat, reference)
         self.seeds = tuple(seeds)
         self._knobs = self.trial.victim.knobs
         self._num_instances = len(self.trial.victim.cluster.traits)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from adversary.threat import Values
+from adversary.validate import require_valid
 from adversary.world.stream import AttackedStream, stream_rng
 from adversary.world.threat import WorldThreat
 from envs.cluster import Request
@@ -33,10 +34,11 @@ REQUESTS, SCHEDULE = "requests.parquet", "schedule.json"
 def materialise(base: Workload, threat: WorldThreat, values: Values, seed: int) -> tuple[Trace, Schedule]:
     """What an attack, ``[num_windows, num_knobs]`` within bounds and budget, makes of the stream of a seed.
 
-    Raises ``ValueError`` where the requests hold what a trace does not: models, priorities, objectives that
-    differ, or the content of answers.
+    Raises ``ValueError`` where the attack does more than it may, and where the requests hold what a trace
+    does not: models, priorities, objectives that differ, or the content of answers.
     """
     schedule = threat.schedule(values)
+    require_valid(threat.knobs(threat.num_instances(values.shape[1])), threat.budget, values)
     stream = AttackedStream(base, threat)
     stream.reset(stream_rng(seed))
     for row in values:

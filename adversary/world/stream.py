@@ -115,9 +115,8 @@ class AttackedStream:
     def reset(self, rng: np.random.Generator) -> None:
         """Begin anew with the windows given so far; ``rng`` serves the trace first, then this."""
         self.base.reset(rng)
-        needed_s = self.threat.duration_s
-        if self.threat.rate_factor is not None:
-            needed_s *= max(1.0, *(knob.high for knob in self.threat.knobs(0) if knob.name == "rate_factor"))
+        factors = [knob.high for knob in self.threat.knobs(0) if knob.name == "rate_factor"]
+        needed_s = self.threat.duration_s * max(factors, default=1.0)
         times_s, stretch = self.base.trace.arrived_at_s, self.base.stretch
         lasts_s = float(times_s[stretch[-1]] - times_s[stretch[0]])
         if lasts_s < needed_s:

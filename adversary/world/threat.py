@@ -184,7 +184,7 @@ class WorldThreat:
         """
         at_s = window * self.window_s
         first = len(self._of_traffic())
-        knobs = self.knobs(self._num_instances(len(values)))[first:]
+        knobs = self.knobs(self.num_instances(len(values)))[first:]
         events = []
         for knob, value, was in zip(knobs, values[first:].tolist(), before[first:].tolist(), strict=True):
             kind = knob.name.partition("[")[0]
@@ -205,7 +205,7 @@ class WorldThreat:
     def schedule(self, values: Values) -> Schedule:
         """What happens to the instances in an attack, ``[num_windows, num_knobs]``, and its end."""
         self.check_values(values)
-        still = neutral(self.knobs(self._num_instances(values.shape[1])))
+        still = neutral(self.knobs(self.num_instances(values.shape[1])))
         rows = [still, *values, still]
         return Schedule(
             [event for w in range(len(rows) - 1) for event in self.events(w, rows[w + 1], rows[w])]
@@ -218,7 +218,18 @@ class WorldThreat:
                 f"the attack has values of shape {values.shape}: give one row for each of {self.num_windows}"
                 " windows"
             )
-        self._num_instances(values.shape[1])
+        self.num_instances(values.shape[1])
+
+    def num_instances(self, num_knobs: int) -> int:
+        """Of the cluster, where there are so many knobs; ``ValueError`` where there cannot be."""
+        of_traffic, of_instance = len(self._of_traffic()), len(self._of_instance())
+        num_instances, rest = divmod(num_knobs - of_traffic, max(of_instance, 1))
+        if num_instances < 0 or rest or (num_instances > 0 and not of_instance):
+            raise ValueError(
+                f"the attack has {num_knobs} values a window, the threat model {of_traffic} knobs of the"
+                f" requests and {of_instance} per instance"
+            )
+        return num_instances
 
     def _of_traffic(self) -> list[Knob]:
         found = []
@@ -249,13 +260,3 @@ class WorldThreat:
         if self.scrape_lag_s is not None:
             found.append(Knob(SCRAPE_LAG, "s", 0.0, self.scrape_lag_s, 0.0))
         return found
-
-    def _num_instances(self, num_knobs: int) -> int:
-        of_traffic, of_instance = len(self._of_traffic()), len(self._of_instance())
-        num_instances, rest = divmod(num_knobs - of_traffic, max(of_instance, 1))
-        if num_instances < 0 or rest or (num_instances > 0 and not of_instance):
-            raise ValueError(
-                f"the attack has {num_knobs} values a window, the threat model {of_traffic} knobs of the"
-                f" requests and {of_instance} per instance"
-            )
-        return num_instances

@@ -1,6 +1,6 @@
 """A victim, and where it is wanted a reference, in twins of one attacked world: what an attack does.
 
-    trial = WorldTrial(WorldEpisode(env, victim, threat), WorldEpisode(twin, reference, threat))
+    trial = WorldTrial.of(make_env, victim, threat, reference)
     losses = trial.play(wanted, seed)                  # a whole attack at once, [num_windows, num_knobs]
 
     trial.begin(seed)                                  # or window by window
@@ -12,7 +12,7 @@ Whatever is wanted passes through the ``Projector``; ``values`` are what was don
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,10 @@ import numpy as np
 from adversary.harm import Floats, Losses
 from adversary.threat import Projector, Values
 from adversary.trace import AttackTrace
-from adversary.world.episode import WorldEpisode
+from adversary.world.episode import FAILURE_S, WorldEpisode
+from adversary.world.threat import WorldThreat
+from agents.policy import Policy
+from envs.routing import RoutingEnv
 
 
 class WorldTrial:
@@ -45,6 +48,21 @@ class WorldTrial:
         self._projector = Projector(victim.knobs, victim.threat.budget)
         self._clean: dict[int, Floats] = {}  # seed -> the victim's losses without an attack
         self._rows: list[Values] = []
+
+    @classmethod
+    def of(
+        cls,
+        make_env: Callable[[], RoutingEnv],
+        victim: Policy,
+        threat: WorldThreat,
+        reference: Policy | None = None,
+        failure_s: float = FAILURE_S,
+    ) -> WorldTrial:
+        """Of policies, each in an environment of its own; ``make_env`` makes the same one each time."""
+        twin = None
+        if reference is not None:
+            twin = WorldEpisode(make_env(), reference, threat, failure_s)
+        return cls(WorldEpisode(make_env(), victim, threat, failure_s), twin)
 
     @property
     def values(self) -> Values:

@@ -39,6 +39,8 @@ class _Scrape:
         """
         answered = answered & (news.asked_at_s > self.asked_at_s)
         brought = answered & news.healthy
+        if brought.all():
+            return news
         gauges = Gauges(
             *(np.where(brought, new, old) for new, old in zip(news.gauges, self.gauges, strict=True))
         )

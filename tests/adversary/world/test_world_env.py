@@ -6,6 +6,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import adversary
 from adversary.harm import Naive, Primary
@@ -43,8 +44,9 @@ def test_it_can_be_made_as_it_is():
     env.close()
 
 
-def test_gymnasium_has_no_complaint():
+def test_gymnasium_and_stable_baselines_have_no_complaint():
     check_env(make(), skip_render_check=True)
+    sb3_check_env(make())
 
 
 @pytest.mark.parametrize("harm", [None, Naive(), Primary()])

@@ -246,7 +246,11 @@ def test_what_cannot_be_attacked_is_named():
         episode.finish()
 
 
-def test_requests_that_no_stored_trace_holds_are_named():
+def test_attacks_that_cannot_be_laid_down_are_named():
+    values = threat().neutral(4)
+    values[0, 1] = 0.9
+    with pytest.raises(ValueError, match=r"breaks its threat model .* frac_unshared breaks bounds"):
+        files.materialise(requests(), threat(), values, 0)
     base = requests()
     base.slo = base.slo._replace(ttft_s=1.0)
     pop = type(base).pop
