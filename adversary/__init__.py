@@ -1,1 +1,8 @@
-"""Who disturbs: threat models and attackers. Nothing in the other packages imports this one."""
+"""Who disturbs: threat models and attackers. Nothing in the other packages imports this one.
+
+Importing it registers ``RouteGym/FeatureAdversary-v0`` with Gymnasium.
+"""
+
+import gymnasium
+
+gymnasium.register("RouteGym/FeatureAdversary-v0", entry_point="adversary.feature.env:FeatureAdversaryEnv")
