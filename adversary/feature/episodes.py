@@ -75,6 +75,11 @@ class Episodes:
             self._referred[seed], _ = self._played(deepcopy(self._reference), seed)
         return self._referred[seed]
 
+    def forget(self) -> None:
+        """Forget what was played in peace, where its seeds will not come again."""
+        self._clean.clear()
+        self._referred.clear()
+
     def knobs(self, threat: FeatureThreat) -> tuple[Knob, ...]:
         """The threat's knobs in this fleet."""
         return threat.knobs(self.num_instances)

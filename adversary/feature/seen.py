@@ -80,7 +80,7 @@ def mistakes(
     if len(threat.perturbations) == 1:
         [perturbation] = threat.perturbations
         low, high = _allowed(perturbation, threat.epsilon, is_so, valid)
-        slack = ROUNDING * (1.0 + np.abs(is_so))
+        slack = ROUNDING * (1.0 + np.maximum(np.abs(is_so), np.abs(shown)))
         note(differs & (shown < low - slack), perturbation.kind, shown, low)
         note(differs & (shown > high + slack), perturbation.kind, shown, high)
     return found

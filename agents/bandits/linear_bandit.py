@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.bandits.checkpoint import check_header, header, pack_rng, unpack_rng
 from agents.bandits.linear_model import LinearModel, contexts_of, reward_of
@@ -45,6 +46,11 @@ class LinearBandit(ABC):
             row = self._pending.claim(feedback)
             if row is not None:
                 self._model.update(contexts_of(row), reward_of(feedback, self.max_ttft_s))
+
+    def mean_weights(self) -> NDArray[np.float64]:
+        """Expected weights of an instance's encoded row and, last, of the bias, ``[num_features + 1]``."""
+        mean, _ = self._model.posterior()
+        return mean
 
     def counters(self) -> Mapping[str, int]:
         """Feedback that was not learned from and decisions forgotten, since reset."""

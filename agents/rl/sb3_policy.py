@@ -16,6 +16,8 @@ class Sb3Policy:
     """Routes to the instance that a trained network scores highest; any number of instances."""
 
     def __init__(self, network: ScoreNetwork) -> None:
+        self.network = network
+        """For those who need its gradient."""
         self._score = ArrayScores(network)
 
     def reset(self, rng: np.random.Generator) -> None:

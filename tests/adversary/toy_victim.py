@@ -59,10 +59,11 @@ def choice(scores):
     return Decision(int(scores.argmax()), propensities, scores)
 
 
-def toy_env(num_instances=3, num_requests=300):
-    """Equal instances, of which one alone cannot keep up."""
+def toy_env(num_instances=3, num_requests=300, seed=0):
+    """Equal instances, of which one alone cannot keep up; the requests are those of ``seed``."""
     fleet = {"h100": {"count": num_instances, "profile": "h100_llama-3.1-8b", "max_model_len": 131072}}
     workload = generator.workload(
+        seed=seed,
         num_generated=num_requests,
         rate_per_s=6.0 * num_instances,
         num_prefix_groups=0,

@@ -158,6 +158,15 @@ def test_what_is_seen_keeps_to_the_threat(config, epsilon, max_slope, seed):
     assert mistakes(threat, true, seen) == []
 
 
+def test_rounding_to_float32_is_no_mistake():
+    threat = FeatureThreat([Spoof({"num_waiting": 64.0})], Budget(), 0.8001)
+    deception = Deception(threat, 1)
+    look = {"instances": fleet(0), "request": np.zeros(5), "mask": np.ones(1, np.int8)}
+    seen = [deception.lie(look, np.array([wanted]), 0.0)[1] for wanted in np.linspace(-1, 0, 200)]
+    assert float(seen[0]["instances"][0, NUM_WAITING]) > 1e-6 + 64.0 * 0.8001  # by a rounding
+    assert mistakes(threat, [look] * 200, seen) == []
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 def test_neutral_values_change_no_byte(config):
     rng = np.random.default_rng(3)
