@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from adversary.page.attacks import CLEAN, SHOWN
 from adversary.page.overview import SERIES
@@ -50,9 +51,10 @@ def draw(report: Report, directory: Path) -> list[Path]:
     figures |= _attacks(report.get("cells") or ())
     for level in LEVELS:
         if held := (report.get("transfer") or {}).get(level):
-            values = [[value(at) for at in row] for row in held["degradation"]]
-            title = f"attacks on {LEVELS[level]}: rise of mean TTFT"
-            figures[f"transfer_{level}"] = _heat_map(title, held["targets"], held["victims"], values, False)
+            targets, victims = held["targets"], held["victims"]
+            values = [[value(row[place]) for row in held["degradation"]] for place in range(len(victims))]
+            title = f"attacks on {LEVELS[level]}, by whom they were made against: rise of mean TTFT"
+            figures[f"transfer_{level}"] = _heat_map(title, victims, targets, values, False)
     for place, trace in enumerate(report.get("worst_traces") or ()):
         figures[f"trace_{place}"] = _trace(report, trace)
     rows = report.get("attackers") or ()
@@ -94,10 +96,18 @@ def _beside(axis: Any) -> None:
     axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
 
 
+def _write_out(axis: Any) -> None:
+    """Give a logarithmic axis plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _upside_down(axis: Any, labels: Sequence[str]) -> None:
     axis.set_yticks(range(len(labels)), labels, fontsize=8)
     axis.invert_yaxis()
     axis.set_xscale("log")
+    _write_out(axis.xaxis)
     axis.set_xlabel("mean time to first token, s")
 
 
@@ -149,6 +159,7 @@ def _sweep(sweep: Mapping[str, Any], title: str, reference: str) -> Figure:
             height = crossing(sweep["epsilons"], [value(point) for point in curve], at)
             axis.plot([at], _numbers([height]), "o", markersize=11, mfc="none", mec=style.colour)
     axis.set_yscale("log")
+    _write_out(axis.yaxis)
     axis.set_title(f"{title} (ringed: falls behind round robin)", fontsize=9)
     axis.set_xlabel("ε, share of the bounds that the attack may use")
     axis.set_ylabel("mean time to first token, s")
@@ -225,6 +236,7 @@ def _trace(report: Report, trace: Mapping[str, Any]) -> Figure:
     axes[-2].set_ylabel("requests waiting", fontsize=7)
     axes[-1].set_ylabel("mean TTFT, s", fontsize=7)
     axes[-1].set_yscale("log")
+    _write_out(axes[-1].yaxis)
     axes[-1].set_xlabel("seconds since the attack began")
     axes[0].set_title(trace["title"], fontsize=9)
     for axis in axes:

@@ -54,6 +54,7 @@ def _card(report: Report, verdict: Verdict, row: Mapping[str, Any]) -> str:
             paragraph(words) if words else "",
             said,
         ),
+        paragraph(verdict.world, class_="world") if verdict.world else "",
         class_=f"card {verdict.tone}",
     )
 

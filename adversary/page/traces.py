@@ -90,7 +90,7 @@ def _trace(report: Report, number: str, trace: Mapping[str, Any]) -> str:
         *(_shares(trace, name, held, names) for name, held in routers.items()),
         heading(4, "What came of it"),
         _lines(report, trace, "waiting", "requests waiting", False),
-        _lines(report, trace, "ttft_s", "mean TTFT of those who arrived, s", True),
+        _lines(report, trace, "ttft_s", "mean TTFT, s", True),
         folded("Numbers", _table(trace)),
         tags={"trace": number},
     )

@@ -24,38 +24,79 @@ class Verdict(NamedTuple):
     epsilon: float | None
     """The lowest break-even of the threats to what it sees; None: there is none."""
     threat: str | None
+    world: str = ""
+    """How bad its world may turn, in a sentence; empty: not measured."""
 
 
 def verdicts(report: Report) -> list[Verdict]:
     """A verdict per victim, the most robust first; what was not swept comes last."""
     found = [_verdict(report, row) for row in report.get("headline") or ()]
     order = {"good": 0, "weak": 1, "bad": 2, "none": 3}
-    return sorted(found, key=lambda held: (order[held.tone], -(held.epsilon or 0.0)))
+    return sorted(
+        found, key=lambda held: (order[held.tone], -(1.0 if held.epsilon is None else held.epsilon))
+    )
 
 
 def _verdict(report: Report, row: Mapping[str, Any]) -> Verdict:
-    victim = row["victim"]
+    victim, threats = row["victim"], report.get("threats") or {}
     if victim == yardstick(report):
         return Verdict(victim, "yardstick", "what the others are compared with", "none", None, None)
-    threats = report.get("threats") or {}
-    swept = {
-        name: at["round_robin"]
-        for name, at in (row.get("break_even") or {}).items()
-        if threats.get(name, {}).get("level") == "feature"
-    }
+    world = in_words_of_the_world(report, row)
+    swept = swept_at(report, row, "feature")
     if not swept:
-        return Verdict(victim, "not swept", "how far it can be misled was not measured", "none", None, None)
+        meaning = "how far it can be misled was not measured"
+        return Verdict(victim, "not swept", meaning, "none", None, None, world)
     reached = {name: at for name, at in swept.items() if at is not None}
     if not reached:
+        if worse := _worst_beyond_the_yardstick(report, row):
+            return Verdict(victim, "behind at worst", f"under: {worse}", "weak", None, None, world)
         meaning = f"in {len(swept)} {'sweep' if len(swept) == 1 else 'sweeps'}"
-        return Verdict(victim, "never behind", meaning, "good", None, None)
+        return Verdict(victim, "never behind", meaning, "good", None, None, world)
     name, epsilon = min(reached.items(), key=lambda item: item[1])
     if epsilon <= 0.0:
-        meaning = "even on true signals"
-        return Verdict(victim, "already behind", meaning, "bad", 0.0, name)
-    words = reach(threats[name], epsilon)
+        return Verdict(victim, "already behind", "even on true signals", "bad", 0.0, name, world)
     meaning = f"under: {threats[name]['title']}"
-    return Verdict(victim, words, meaning, "weak", epsilon, name)
+    return Verdict(victim, reach(threats[name], epsilon), meaning, "weak", epsilon, name, world)
+
+
+def _worst_beyond_the_yardstick(report: Report, row: Mapping[str, Any]) -> str:
+    """The worst attack on what a victim sees, where round robin, which sees nothing, does better; or empty."""
+    of_yardstick = {held["victim"]: value(held.get("clean")) for held in report["headline"]}
+    bar, worst = of_yardstick.get(yardstick(report)), row.get("worst_feature") or {}
+    reached = value(worst.get("ttft_mean_s"))
+    return str(worst["attack"]) if bar is not None and reached is not None and reached > bar else ""
+
+
+def swept_at(report: Report, row: Mapping[str, Any], level: str) -> dict[str, float | None]:
+    """Break-even against round robin under each threat of a level over which a victim was swept."""
+    threats = report.get("threats") or {}
+    return {
+        name: at.get("round_robin")
+        for name, at in (row.get("break_even") or {}).items()
+        if threats.get(name, {}).get("level") == level
+    }
+
+
+def in_words_of_the_world(report: Report, row: Mapping[str, Any]) -> str:
+    """How bad a victim's world may turn before it is worse than round robin there; empty: not measured."""
+    swept = swept_at(report, row, "world")
+    reached = {name: at for name, at in swept.items() if at is not None}
+    if reached:
+        name, epsilon = min(reached.items(), key=lambda item: item[1])
+        title, words = report["threats"][name]["title"], reach(report["threats"][name], epsilon)
+        return f"{title}: behind from {words if epsilon > 0.0 else 'the start'}"
+    relative = value((row.get("worst_world") or {}).get("relative"))
+    if swept and (relative is None or relative <= 0.0):
+        return f"{listed([report['threats'][name]['title'] for name in swept])}: never behind"
+    return "" if relative is None else f"Worst world: {change(relative)} against round robin there"
+
+
+def _is_behind_in_its_world(report: Report, row: Mapping[str, Any]) -> bool | None:
+    swept = swept_at(report, row, "world")
+    relative = value((row.get("worst_world") or {}).get("relative"))
+    if not swept and relative is None:
+        return None
+    return (relative or 0.0) > 0.0 or any(at is not None for at in swept.values())
 
 
 def _furthest(report: Report, threat: str) -> str:
@@ -74,7 +115,7 @@ def kind_of(report: Report, victim: str) -> str:
 
 
 def summary(report: Report, found: list[Verdict]) -> str:
-    """The whole in two sentences."""
+    """The whole in a few sentences."""
     judged = [held for held in found if held.tone != "none"]
     if not judged:
         return "No victim was swept over the size of an attack, so there is no break-even to tell."
@@ -91,6 +132,12 @@ def summary(report: Report, found: list[Verdict]) -> str:
         text += f"; the last is {best.victim} ({best.answer})." if best.tone == "weak" else "."
         standing = [held.victim for held in judged if held.tone == "good"]
         text += f" Still ahead: {listed(standing)}." if standing else ""
+    rows = [row for row in report["headline"] if row["victim"] != yardstick(report)]
+    worlds = [held for row in rows if (held := _is_behind_in_its_world(report, row)) is not None]
+    if worlds:
+        num = sum(worlds) or "none"
+        verb = "does" if num == 1 else "do"
+        text += f" In a hostile world, {num} of {len(worlds)} {verb} worse than it does there."
     return text
 
 

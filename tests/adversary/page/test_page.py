@@ -221,6 +221,27 @@ def test_only_threats_to_signals_judge(report):
     assert "no break-even" in summary(report, [held])
 
 
+def test_a_worst_attack_beyond_the_sweeps_is_not_hidden(report):
+    held = copy.deepcopy(report)
+    (row,) = (row for row in held["headline"] if row["victim"] == "least_in_flight")
+    row["worst_feature"]["ttft_mean_s"]["value"] = 0.93  # round robin: 0.92
+    (found,) = (at for at in verdicts(held) if at.victim == "least_in_flight")
+    assert (found.answer, found.meaning, found.tone) == ("behind at worst", "under: spoof_rl", "weak")
+
+
+def test_how_bad_the_world_may_turn(report):
+    by_name = {held.victim: held.world for held in verdicts(report)}
+    assert by_name["round_robin"] == ""
+    assert by_name["least_in_flight"] == "Hostile traffic: never behind"
+    assert by_name["random"] == "Hostile traffic: behind from the start"
+    assert typed(by_name["session_hash"]) == "Hostile traffic: behind from 16 % of its bounds"
+    # Never behind in the sweep, which plays another attack than its worst one.
+    assert typed(by_name["dynamo_cost"]) == "Worst world: +8.5 % against round robin there"
+    assert summary(report, verdicts(report)).endswith(
+        "In a hostile world, 3 of 11 do worse than it does there."
+    )
+
+
 def test_details_tell_of_both_yardsticks(report):
     row = next(row for row in report["headline"] if row["victim"] == "smg_least_load")
     said = " ".join(details(report, row))
