@@ -17,7 +17,6 @@ from adversary.feature.threat import FeatureThreat
 from adversary.harm import Harm
 from adversary.threat import Values
 from adversary.world.env import WorldAdversaryEnv
-from adversary.world.episode import WorldEpisode
 from adversary.world.threat import WorldThreat
 from adversary.world.trial import WorldTrial
 from agents.policy import Policy
@@ -49,8 +48,7 @@ class WorldGame:
     ) -> None:
         self._make_env, self.victim, self._reference = make_env, victim, reference
         self.threat, self.harm, self.seed = threat, harm, seed
-        twin = WorldEpisode(make_env(), reference, threat) if harm.needs_reference else None
-        self._trial = WorldTrial(WorldEpisode(make_env(), victim, threat), twin)
+        self._trial = WorldTrial.of(make_env, victim, threat, reference if harm.needs_reference else None)
         self.knobs = self._trial.victim.knobs
         self.num_steps = threat.num_windows
 
@@ -77,10 +75,9 @@ class FeatureGame:
         harm: Harm,
         seed: int,
     ) -> None:
-        self._make_env, self.victim = make_env, victim
-        self._reference = reference if harm.needs_reference else None
+        self._make_env, self.victim, self._reference = make_env, victim, reference
         self.threat, self.harm, self.seed = threat, harm, seed
-        self._episodes = Episodes(make_env(), victim, self._reference)
+        self._episodes = Episodes(make_env(), victim, reference if harm.needs_reference else None)
         self.num_instances = self._episodes.num_instances
         self.knobs = self._episodes.knobs(threat)
 
@@ -95,9 +92,8 @@ class FeatureGame:
 
     def env(self) -> FeatureAdversaryEnv:
         """The same for an agent that acts decision by decision."""
-        return FeatureAdversaryEnv(
-            self._make_env, self.victim, self._reference, self.threat, self.harm, (self.seed,)
-        )
+        env, seeds = self._make_env(), (self.seed,)
+        return FeatureAdversaryEnv(env, self.victim, self.threat, self.harm, self._reference, seeds)
 
 
 Game: TypeAlias = WorldGame | FeatureGame

@@ -126,7 +126,7 @@ class AttackedRoutingEnv(RoutingEnv):
                     f"threats.{attack.threat} lasts {threat.duration_s:g} s and duration_s is {duration_s:g}:"
                     " make them alike"
                 )
-            threat.check(self.cluster.traits, self._world, self.max_retries)
+            threat.check(self.cluster.traits, self._world)
 
     def _prepare(self, place: int, chance: np.random.Generator) -> None:
         """Set up the attack of this number for the next episode; -1: none."""

@@ -27,7 +27,7 @@ from adversary.config import register
 from adversary.finding import WORLD, find_attacks, plan
 from adversary.findings import Findings, cells_of, sections
 from adversary.report_page import page
-from adversary.report_plots import save_plots
+from adversary.report_plots import draw
 from adversary.scenario import Scenario
 from adversary.timelines import timeline
 from agents.cells import build_policy
@@ -74,7 +74,7 @@ def report(config: DictConfig) -> dict[str, Any]:
         "commands": ["python -m adversary.report " + " ".join(sys.argv[1:])],
     }
     write_json(directory / "report.json", found)
-    save_plots(found, directory)
+    draw(found, directory)
     html = page(found)
     write(directory / "report.html", lambda temporary: temporary.write_text(html, encoding="utf-8"))
     print(f"report: {directory / 'report.html'}")

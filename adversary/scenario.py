@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from copy import copy
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
@@ -89,8 +88,8 @@ class Scenario:
     def game(self, threat: str, victim: str) -> Game:
         """One victim against one threat, on the stream that attacks are looked for on."""
         harm: Harm = build(self.config.harm, "harm")
-        parts: tuple[Any, ...] = (self.policy(victim), self.policy(self.config.reference))
-        model = self.threat(threat)
+        policy, reference = self.policy(victim), self.policy(self.config.reference)
+        model, seed = self.threat(threat), int(self.config.attack_seed)
         if isinstance(model, WorldThreat):
-            return WorldGame(self.open_env, *parts, model, harm, self.config.attack_seed)
-        return FeatureGame(self.env, *parts, model, harm, self.config.attack_seed)
+            return WorldGame(self.open_env, policy, reference, model, harm, seed)
+        return FeatureGame(self.env, policy, reference, model, harm, seed)

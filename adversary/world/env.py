@@ -22,7 +22,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from adversary.harm import Harm, Relative
-from adversary.threat import Budget, Knob, Values, from_unit, neutral
+from adversary.threat import Budget, UnitPositions, neutral
 from adversary.world.threat import WorldThreat
 from adversary.world.trial import WorldTrial
 from agents.heuristics.least_in_flight import LeastInFlight
@@ -125,6 +125,7 @@ class WorldAdversaryEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]])
         self.trial = WorldTrial.of(make_env, victim, threat, reference)
         self.seeds = tuple(seeds)
         self._knobs = self.trial.victim.knobs
+        self._units = UnitPositions(self._knobs)
         self._num_instances = len(self.trial.victim.cluster.traits)
         num = len(self._knobs)
         bounds = []
@@ -160,7 +161,7 @@ class WorldAdversaryEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]])
         if self._is_over:
             raise gymnasium.error.ResetNeeded("the attack is over: call reset")
         before = self.harm(self.trial.losses)
-        losses = self.trial.play_window(from_unit(self._knobs, action))
+        losses = self.trial.play_window(self._units.values(action))
         values = self.trial.values
         self._is_over = len(values) == self.trial.threat.num_windows
         info: dict[str, Any] = {"values": values[-1], "losses": losses}
@@ -182,7 +183,7 @@ class WorldAdversaryEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]])
             seen = self.trial.victim.observation
             rows = seen["instances"][: self._num_instances]
             features = _encoded(rows, seen["request"])
-        positions = _positions(self._knobs, values[-1] if num_played else neutral(self._knobs))
+        positions = self._units.positions(values[-1] if num_played else neutral(self._knobs))
         waits_s = [
             float(loss[first:].sum()) / max(int(losses.num_requests[first:].sum()), 1)
             for loss in (losses.victim, losses.reference)
@@ -197,12 +198,3 @@ def _encoded(instances: NDArray[Any], request: NDArray[Any]) -> NDArray[np.float
     """The features ``SEEN`` of ``[num, num_instance_features]``, flat."""
     mask = np.ones(len(instances), np.int8)
     return encode(instances, request, mask)[:, _COLUMNS].ravel()
-
-
-def _positions(knobs: Sequence[Knob], values: Values) -> Values:
-    """What ``from_unit`` makes these values of, ``[num_knobs]``."""
-    low, high, still = (np.array([knob[place] for knob in knobs]) for place in (2, 3, 4))
-    two_sided = (still > low) & (still < high)
-    width = np.where(two_sided, np.where(values < still, still - low, high - still), 0.5 * (high - low))
-    positions: Values = (values - np.where(two_sided, still, 0.5 * (low + high))) / width
-    return np.clip(positions, -1.0, 1.0)
