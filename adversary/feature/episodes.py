@@ -6,10 +6,10 @@ last one: until nothing was in flight), in request-seconds: over an episode, the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from envs.routing import RoutingEnv
 from reward.interval import Interval
 
 Floats = NDArray[np.float64]
+Attacker: TypeAlias = Liar | Callable[[Policy], Liar]
+"""A liar, or what makes one for the copy of the victim that is to be deceived: one that follows its gradient
+as it learns (behind several routers: as it was before the episode)."""
 
 
 class Attacked(NamedTuple):
@@ -84,19 +87,19 @@ class Episodes:
         """The threat's knobs in this fleet."""
         return threat.knobs(self.num_instances)
 
-    def deceived(self, threat: FeatureThreat, liar: Liar, keep_looks: bool = False) -> Deceived:
+    def deceived(self, threat: FeatureThreat, liar: Attacker, keep_looks: bool = False) -> Deceived:
         """A copy of the victim as it is before any episode, deceived in this environment."""
-        env = self.env
+        env, victim = self.env, deepcopy(self.victim)
         return Deceived(
-            per_router(deepcopy(self.victim), env),
+            per_router(victim, env),
             threat,
-            liar,
+            liar(victim) if callable(liar) else liar,
             lambda: env.cluster.now_s,
             self.num_instances,
             keep_looks,
         )
 
-    def attacked(self, threat: FeatureThreat, liar: Liar, seed: int) -> Attacked:
+    def attacked(self, threat: FeatureThreat, liar: Attacker, seed: int) -> Attacked:
         """Let ``liar`` deceive the victim in the episode of this seed."""
         victim = self.deceived(threat, liar)
         with waiting_noted(self.env) as waited_s:
@@ -109,7 +112,7 @@ class Episodes:
             aligned(self.reference(seed), num_decisions),
             aligned(self.clean(seed), num_decisions),
         )
-        return Attacked(losses, victim.trace({"seed": seed}), rollout)
+        return Attacked(losses, victim.trace({"world_seed": seed}), rollout)
 
     def _in_peace(self, seed: int) -> tuple[Floats, Rollout]:
         if seed not in self._clean:

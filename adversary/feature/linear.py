@@ -27,6 +27,7 @@ LOOKED_AT = (
     FRAC_PREFIX_HIT,
 )
 """Columns that say how loaded an instance is, and whether it holds the request's prefix."""
+_COLUMNS = np.array(LOOKED_AT)
 ALIKE = 1e-9
 """Spread, relative to the size of the values, below which all instances are alike in a feature."""
 
@@ -85,13 +86,12 @@ def standardised(observation: Observation) -> NDArray[np.float64]:
     ``[max_instances + 1, len(LOOKED_AT)]``; 0 where all are alike, in masked rows, and in a last row that
     stands for no instance.
     """
-    valid = observation["mask"] != 0
-    rows = observation["instances"][:, LOOKED_AT].astype(np.float64)
-    features = np.zeros((len(rows) + 1, len(LOOKED_AT)))
-    held = rows[valid]
-    mean = held.mean(axis=0)
+    valid = observation["mask"].nonzero()[0]
+    held = observation["instances"].take(_COLUMNS, axis=1)[valid].astype(np.float64)
+    mean = held.sum(axis=0) / len(held)
     away = held - mean
-    spread = np.sqrt((away * away).mean(axis=0))
-    alike = spread <= ALIKE * (1.0 + np.abs(mean))
-    features[:-1][valid] = np.where(alike, 0.0, away / np.where(alike, 1.0, spread))
+    spread = np.sqrt((away * away).sum(axis=0) / len(held))
+    spread[spread <= ALIKE * (1.0 + np.abs(mean))] = np.inf
+    features = np.zeros((len(observation["mask"]) + 1, len(LOOKED_AT)))
+    features[valid] = away / spread
     return features

@@ -231,3 +231,19 @@ def test_gradients_find_the_toys_known_worst_case(num_instances, attack):
     print(f"{attack.__name__}: {harm / worst:.3f} of the worst case; chance {chance / worst:.3f}")
     assert harm >= 0.9 * worst
     assert chance < 0.5 * worst
+
+
+def test_a_gradient_follows_the_copy_that_learns():
+    episodes, threat, made = Episodes(toy_env(num_requests=60), LinUCB(alpha=0.0)), toy_threat(), []
+
+    def attacker(victim):
+        made.append(victim)
+        return Fgsm(victim, threat, 3)
+
+    followed = episodes.attacked(threat, attacker, 0)
+    assert made[0] is not episodes.victim
+    assert made[0].mean_weights().any()
+    assert not episodes.victim.mean_weights().any()
+    left = episodes.attacked(threat, Fgsm(episodes.victim, threat, 3), 0)  # of a model that knows nothing
+    assert not left.trace.values.any()
+    assert followed.trace.values.any()
