@@ -21,6 +21,7 @@ class RobustnessConfig:
     warmup_s: float = MISSING
     churn_window_s: float = MISSING
     reference: str = MISSING
+    harm_reference: str = MISSING
     epsilons: list[float] = MISSING
     transfer: str = MISSING
     num_timelines: int = MISSING

@@ -85,7 +85,7 @@ def _key(config: DictConfig, planned: Planned) -> str:
     return digest(
         {
             **made_of(config, planned.target),
-            "reference": made_of(config, config.reference),
+            "spared": [made_of(config, name) for name in (config.harm_reference, config.reference)],
             "threat": plain["threats"][planned.threat],
             "attacker": plain["attackers"][planned.attacker],
             "harm": plain["harm"],

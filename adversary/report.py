@@ -93,6 +93,8 @@ def _check(config: DictConfig) -> None:
         raise ConfigError(f"reference: {config.reference!r} is none of the policies ({', '.join(victims)})")
     if len(set(config.seeds)) != len(config.seeds) or not config.seeds or min(config.seeds) < 0:
         raise ConfigError(f"seeds: {list(config.seeds)} must be different whole numbers from 0, at least one")
+    if config.harm_reference not in victims:
+        raise ConfigError(f"harm_reference: {config.harm_reference!r} is none of the policies")
     if config.attack_seed in config.seeds or config.attack_seed < 0:
         raise ConfigError(
             f"attack_seed: {config.attack_seed} must not be negative, nor one of seeds, {list(config.seeds)}:"

@@ -16,7 +16,7 @@ from adversary.page.attacks import CLEAN, SHOWN
 from adversary.page.overview import SERIES
 from adversary.page.palette import COLOURS, GREY, HEAT, MARKERS, doublings, luminance, styles
 from adversary.page.sweeps import crossing
-from adversary.page.traces import MAX_KNOBS, positions
+from adversary.page.traces import MAX_KNOBS, positions, thinned
 from adversary.page.training import SETS
 from adversary.page.verdict import Report, yardstick
 from adversary.page.wording import ATTACKERS, LEVELS, change, percent, value
@@ -56,7 +56,7 @@ def draw(report: Report, directory: Path) -> list[Path]:
             title = f"attacks on {LEVELS[level]}, by whom they were made against: rise of mean TTFT"
             figures[f"transfer_{level}"] = _heat_map(title, victims, targets, values, False)
     for place, trace in enumerate(report.get("worst_traces") or ()):
-        figures[f"trace_{place}"] = _trace(report, trace)
+        figures[f"trace_{place}"] = _trace(report, thinned(trace))
     rows = report.get("attackers") or ()
     for size in sorted({row["num_evaluations"] for row in rows}):
         chosen = [row for row in rows if row["num_evaluations"] == size]

@@ -88,7 +88,9 @@ class Scenario:
     def game(self, threat: str, victim: str) -> Game:
         """One victim against one threat, on the stream that attacks are looked for on."""
         harm: Harm = build(self.config.harm, "harm")
-        policy, reference = self.policy(victim), self.policy(self.config.reference)
+        spared = self.config.harm_reference
+        policy = self.policy(victim)
+        reference = self.policy(spared if victim != spared else self.config.reference)
         model, seed = self.threat(threat), int(self.config.attack_seed)
         if isinstance(model, WorldThreat):
             return WorldGame(self.open_env, policy, reference, model, harm, seed)

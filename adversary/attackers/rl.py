@@ -45,9 +45,9 @@ class Rl:
         self,
         num_evaluations: int,
         episodes_per_update: int = 5,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-3,
         n_epochs: int = 20,
-        log_std_init: float = -0.5,
+        log_std_init: float = 0.0,
     ) -> None:
         if num_evaluations < 1 or episodes_per_update < 1 or n_epochs < 1 or not learning_rate > 0:
             raise ValueError(
@@ -112,9 +112,9 @@ def learn(
     steps_per_episode: int,
     seed: int,
     episodes_per_update: int = 5,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 3e-3,
     n_epochs: int = 20,
-    log_std_init: float = -0.5,
+    log_std_init: float = 0.0,
     hold_noise: bool = True,
 ) -> tuple[PPO, Found[AttackTrace]]:
     """Train an attacker for ``num_episodes`` of its victim's.

@@ -75,7 +75,7 @@
   // A long name over several lines.
   function wrapped(name) {
     const lines = [""];
-    for (const part of name.split(/(?<=[ _+,])/)) {
+    for (const part of name.split(/(?<=[ _+,/])/)) {
       if (lines.at(-1) && (lines.at(-1) + part).length > 20) lines.push("");
       lines[lines.length - 1] += part;
     }
@@ -125,16 +125,18 @@
       }
     }
     if (narrow.matches && layout.showlegend) layout.height += 22 * Math.ceil(inLegend / 2);
+    else if (inLegend >= 10) layout.height = Math.max(layout.height, 60 + 24 * inLegend);
     if (isHeat) {
       const [map] = data;
-      const isTight = narrow.matches && map.x.length > 4; // no room for text in the cells
+      const width = (0.6 * figure.clientWidth) / map.x.length; // of a column, about
+      const isTight = width < 46; // no room for text in the cells
       layout.xaxis.range = [-0.5, map.x.length - 0.5];
       layout.yaxis.range = [map.y.length - 0.5, -0.5];
       delete layout.yaxis.autorange;
       layout.shapes = marked.flatMap(([row, column]) => frames(map.x.indexOf(column), map.y.indexOf(row)));
       if (isTight) {
         data = data.filter((trace) => trace.mode !== "text");
-        Object.assign(layout.xaxis, { tickvals: map.x, ticktext: map.x.map(wrapped), tickangle: -90 });
+        Object.assign(layout.xaxis, { tickvals: map.x, ticktext: width < 26 ? map.x : map.x.map(wrapped), tickangle: -90 });
       }
     }
     if (!data.some((trace) => (trace.x || []).length && (trace.y || []).length)) {

@@ -168,6 +168,7 @@ def _break_evens(report: Report, titles: Mapping[str, str], victims: list[str]) 
         cells = [victim]
         for threat in titles:
             at = (report["epsilon"][threat].get("break_even") or {}).get(victim)
+            at = None if victim == yardstick(report) else at
             cells += [_place(report, threat, at, key) for key in ("round_robin", "load_only")]
         rows.append(Row(cells, {"kind": kind_of(report, victim), "victim": victim}))
     return table(

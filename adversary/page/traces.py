@@ -25,6 +25,8 @@ from adversary.page.wording import NOTHING, percent, plain, seconds, value
 
 MAX_KNOBS = 8
 """Knobs drawn of one attack: those that moved most."""
+MAX_POINTS = 1200
+"""Instants drawn of a trace: more than a screen has columns."""
 MAX_LINES = 60
 """Instants in a table."""
 
@@ -41,9 +43,29 @@ def tab(report: Report) -> str:
                 "The attacks that did most harm, as they went. All pictures of a trace share their time axis."
             ),
             filters(choice("trace", "Trace", titles)),
-            *(_trace(report, str(place), trace) for place, trace in enumerate(traces)),
+            *(_trace(report, str(place), thinned(trace)) for place, trace in enumerate(traces)),
         ]
     )
+
+
+def thinned(trace: Mapping[str, Any], most: int = MAX_POINTS) -> dict[str, Any]:
+    """At most ``most`` instants of a trace, evenly chosen, and five digits of each figure."""
+    stride = max(-(-len(trace["time_s"]) // most), 1)
+
+    def chosen(series: Sequence[float | None]) -> list[float | None]:
+        known = map(value, series[::stride])
+        return [None if held is None else float(f"{held:.5g}") for held in known]
+
+    routers = {
+        name: {
+            "share": [chosen(series) for series in held["share"]],
+            "waiting": chosen(held["waiting"]),
+            "ttft_s": chosen(held["ttft_s"]),
+        }
+        for name, held in trace["routers"].items()
+    }
+    knobs = {name: chosen(series) for name, series in trace["knobs"].items()}
+    return {**trace, "time_s": chosen(trace["time_s"]), "knobs": knobs, "routers": routers}
 
 
 def positions(
@@ -79,19 +101,21 @@ def _moved(series: Sequence[float | None]) -> float:
 
 def _trace(report: Report, number: str, trace: Mapping[str, Any]) -> str:
     routers = trace["routers"]
+    threat = (report.get("threats") or {}).get(trace.get("threat")) or {}
+    placed = {name: at for name, at in positions(threat, trace["knobs"]).items() if _moved(at) > 0.0}
     names = (report.get("scenario") or {}).get("instances") or []
     return element(
         "div",
         heading(3, trace["title"]),
         paragraph(f"Attack {trace['attack']} on {trace['victim']}."),
         heading(4, "What the attacker did"),
-        _knobs(report, trace),
+        _knobs(threat, trace, placed),
         heading(4, "Where each router sent the requests"),
         *(_shares(trace, name, held, names) for name, held in routers.items()),
         heading(4, "What came of it"),
         _lines(report, trace, "waiting", "requests waiting", False),
         _lines(report, trace, "ttft_s", "mean TTFT, s", True),
-        folded("Numbers", _table(trace)),
+        folded("Numbers", _table(trace, list(placed)[:MAX_KNOBS])),
         tags={"trace": number},
     )
 
@@ -107,12 +131,11 @@ def _time(trace: Mapping[str, Any], title: str, **axis: Any) -> dict[str, Any]:
     }
 
 
-def _knobs(report: Report, trace: Mapping[str, Any]) -> str:
-    threat = (report.get("threats") or {}).get(trace.get("threat")) or {}
+def _knobs(
+    threat: Mapping[str, Any], trace: Mapping[str, Any], placed: Mapping[str, list[float | None]]
+) -> str:
     units = {knob["name"]: knob["unit"] for knob in threat.get("knobs", ())}
-    placed = positions(threat, trace["knobs"])
-    moving = [name for name in placed if _moved(placed[name]) > 0.0]
-    shown = moving[:MAX_KNOBS]
+    shown = list(placed)[:MAX_KNOBS]
     if not shown:
         return paragraph("No knob was ever turned.")
     drawn = styles(shown)
@@ -130,8 +153,8 @@ def _knobs(report: Report, trace: Mapping[str, Any]) -> str:
         for name in shown
     ]
     caption = "Knobs: 0 is neutral, ±1 the bounds."
-    if len(moving) > len(shown):
-        caption += f" Of {len(moving)} that moved, the {len(shown)} that moved most."
+    if len(placed) > len(shown):
+        caption += f" Of {len(placed)} that moved, the {len(shown)} that moved most."
     alt = f"Knobs that the attacker turned over time: {', '.join(shown)}; most of all {shown[0]}."
     return figure(caption, alt, {"data": data, "layout": _time(trace, "place between bounds")})
 
@@ -195,16 +218,16 @@ def _lines(report: Report, trace: Mapping[str, Any], key: str, title: str, is_lo
     )
 
 
-def _table(trace: Mapping[str, Any]) -> str:
+def _table(trace: Mapping[str, Any], knobs: Sequence[str]) -> str:
     times = trace["time_s"]
     stride = max(-(-len(times) // MAX_LINES), 1)
-    header = ["second", *trace["knobs"]]
+    header = ["second", *knobs]
     header += [
         f"{name}: {words}" for name in trace["routers"] for words in ("largest share", "waiting", "TTFT")
     ]
     rows = []
     for at in range(0, len(times), stride):
-        cells = [plain(times[at]), *(plain(value(series[at])) for series in trace["knobs"].values())]
+        cells = [plain(times[at]), *(plain(value(trace["knobs"][name][at])) for name in knobs)]
         for held in trace["routers"].values():
             largest = max((value(series[at]) or 0.0 for series in held["share"]), default=None)
             cells += [
@@ -213,5 +236,5 @@ def _table(trace: Mapping[str, Any]) -> str:
                 seconds(value(held["ttft_s"][at])),
             ]
         rows.append(Row(cells))
-    said = f", every {stride} instants" if stride > 1 else ""
-    return table(f"{trace['title']}: the time line{said}", header, rows)
+    said = "some instants of the time line" if stride > 1 else "the time line"
+    return table(f"{trace['title']}: {said}", header, rows)

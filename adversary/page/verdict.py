@@ -60,7 +60,7 @@ def _verdict(report: Report, row: Mapping[str, Any]) -> Verdict:
 
 
 def _worst_beyond_the_yardstick(report: Report, row: Mapping[str, Any]) -> str:
-    """The worst attack on what a victim sees, where round robin, which sees nothing, does better."""
+    """The worst attack on what a victim sees, if round robin, which sees nothing, does better; or empty."""
     of_yardstick = {held["victim"]: value(held.get("clean")) for held in report["headline"]}
     bar, worst = of_yardstick.get(yardstick(report)), row.get("worst_feature") or {}
     reached = value(worst.get("ttft_mean_s"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import sys
 from html import unescape
 from html.parser import HTMLParser
 
@@ -14,7 +15,7 @@ import pytest
 
 from adversary.page import palette, wording
 from adversary.page.sweeps import crossing
-from adversary.page.traces import positions
+from adversary.page.traces import positions, thinned
 from adversary.page.transfer import worst_is_foreign
 from adversary.page.verdict import details, summary, verdicts
 from adversary.report_page import TABS, page
@@ -196,6 +197,12 @@ def test_text_is_escaped(report):
     assert Tree(said + "</body></html>").opened == []
 
 
+def test_without_plotly_the_extra_is_named(report, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(ImportError, match=r"pip install 'routegym\[report\]'"):
+        page(report)
+
+
 # --- what it says ---
 
 
@@ -318,6 +325,17 @@ def test_knobs_stand_between_neutral_and_their_bounds():
     threat = {"knobs": [{"name": "rate", "unit": "1", "low": 0.5, "high": 2.0, "neutral": 1.0}]}
     held = positions(threat, {"quiet": [0.0, 0.0], "rate": [0.75, 2.0, None]})
     assert held == {"rate": [-0.5, 1.0, None], "quiet": [0.0, 0.0]}
+
+
+def test_long_traces_are_thinned(report):
+    held = copy.deepcopy(report["worst_traces"][0])
+    assert len(held["time_s"]) == 120
+    short = thinned(held, 50)
+    assert short["time_s"] == held["time_s"][::3]
+    assert short["knobs"].keys() == held["knobs"].keys()
+    for router in short["routers"].values():
+        assert [len(series) for series in (*router["share"], router["waiting"], router["ttft_s"])] == [40] * 6
+    assert thinned(held)["knobs"] == held["knobs"]
 
 
 def test_worst_attacks_made_against_others_are_counted():
