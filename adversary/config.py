@@ -10,8 +10,8 @@ from omegaconf import MISSING
 
 
 @dataclass
-class RobustnessConfig:
-    """``conf/robustness.yaml``; nodes of type ``Any`` are checked by ``conf.build``."""
+class CommonConfig:
+    """What both have; nodes of type ``Any`` are checked by ``conf.build``."""
 
     name: str = MISSING
     directory: str = MISSING
@@ -22,9 +22,6 @@ class RobustnessConfig:
     churn_window_s: float = MISSING
     reference: str = MISSING
     harm_reference: str = MISSING
-    epsilons: list[float] = MISSING
-    transfer: str = MISSING
-    num_timelines: int = MISSING
     num_workers: int = MISSING
     env: Any = MISSING
     cluster: Any = MISSING
@@ -34,7 +31,6 @@ class RobustnessConfig:
     harm: Any = MISSING
     policies: dict[str, Any] = field(default_factory=dict)
     trained: dict[str, str] = field(default_factory=dict)
-    defended: dict[str, list[str]] = field(default_factory=dict)
     threats: dict[str, Any] = field(default_factory=dict)
     attackers: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, list[str]] = field(default_factory=dict)
@@ -42,8 +38,18 @@ class RobustnessConfig:
 
 
 @dataclass
-class HardenConfig(RobustnessConfig):
-    """``conf/harden.yaml``: a robustness config and what is trained."""
+class RobustnessConfig(CommonConfig):
+    """``conf/robustness.yaml``."""
+
+    epsilons: list[float] = MISSING
+    transfer: str = MISSING
+    num_timelines: int = MISSING
+    defended: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class HardenConfig(CommonConfig):
+    """``conf/harden.yaml``."""
 
     agent: Any = MISSING
     train_workload: Any = MISSING
@@ -55,8 +61,19 @@ class HardenConfig(RobustnessConfig):
     sets: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class LiveConfig(CommonConfig):
+    """``conf/live_attack.yaml``; ``cluster`` and ``world`` are those of either side."""
+
+    live: Any = MISSING
+    emulated: Any = MISSING
+    cluster: Any = None
+    world: Any = None
+
+
 def register() -> None:
     """Make the schemas known to Hydra."""
     store = ConfigStore.instance()
     store.store(name="robustness_schema", node=RobustnessConfig)
     store.store(name="harden_schema", node=HardenConfig)
+    store.store(name="live_attack_schema", node=LiveConfig)

@@ -43,7 +43,7 @@ class Scenario:
 
     def open_env(self) -> RoutingEnv:
         """The environment with all of the workload: an attack may use it up faster than an episode does."""
-        world = build(self.config.world, "world")
+        world = None if self.config.world is None else build(self.config.world, "world")
         env: RoutingEnv = build(
             self.config.env,
             "env",

@@ -151,11 +151,6 @@ class UnitPositions:
         return positions
 
 
-def from_unit(knobs: Sequence[Knob], positions: NDArray[np.floating[Any]]) -> Values:
-    """``UnitPositions(knobs).values(positions)``, for those who ask but once."""
-    return UnitPositions(knobs).values(positions)
-
-
 class Projector:
     """Brings wanted values into bounds and budget, one step after the other.
 

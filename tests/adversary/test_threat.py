@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adversary.threat import Budget, Knob, Projector, from_unit, neutral
+from adversary.threat import Budget, Knob, Projector, UnitPositions, neutral
 from adversary.validate import require_valid, violations
 
 RATE = Knob("rate_factor", "1", 0.5, 2.0, 1.0)
@@ -110,7 +110,7 @@ def test_the_validator_finds_slopes_and_instances():
 
 @given(st.floats(-1, 1))
 def test_positions_cover_the_bounds(position):
-    [two, one] = from_unit([RATE, SLOW[0]], np.array([position, position]))
+    [two, one] = UnitPositions([RATE, SLOW[0]]).values(np.array([position, position]))
     assert two == pytest.approx(1.0 + position * (1.0 if position > 0 else 0.5))
     assert one == pytest.approx(2.5 + 1.5 * position)
 
@@ -118,7 +118,9 @@ def test_positions_cover_the_bounds(position):
 @pytest.mark.parametrize("position", [-1.0, 1.0])
 def test_positions_reach_the_bounds_exactly(position):
     knobs = [Knob("x", "1", 0.1, 0.7, 0.3), Knob("y", "1", 0.1, 0.7, 0.1)]
-    assert from_unit(knobs, np.full(2, position)).tolist() == ([0.1] * 2 if position < 0 else [0.7] * 2)
+    assert UnitPositions(knobs).values(np.full(2, position)).tolist() == (
+        [0.1] * 2 if position < 0 else [0.7] * 2
+    )
 
 
 def test_epsilon_brings_bounds_towards_neutral():

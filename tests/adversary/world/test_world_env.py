@@ -4,15 +4,12 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import adversary
 from adversary.harm import Naive, Primary
-from adversary.threat import Knob, from_unit
 from adversary.validate import require_valid
-from adversary.world.env import WorldAdversaryEnv, _positions
+from adversary.world.env import WorldAdversaryEnv
 from agents.heuristics.round_robin import RoundRobin
 
 from .worlds import routing_env, threat
@@ -87,10 +84,3 @@ def test_a_victim_that_does_as_the_reference_gives_nothing_to_gain():
 def test_no_world_is_an_error():
     with pytest.raises(ValueError, match="seeds is empty"):
         make(seeds=[])
-
-
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
-@given(st.lists(st.floats(-1, 1), min_size=3, max_size=3))
-def test_positions_are_those_that_gave_the_values(positions):
-    knobs = [Knob("x", "1", 0.5, 2.0, 1.0), Knob("y", "1", 1.0, 4.0, 1.0), Knob("z", "1", -1.0, 0.0, 0.0)]
-    assert _positions(knobs, from_unit(knobs, np.array(positions))) == pytest.approx(positions, abs=1e-12)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adversary.threat import from_unit
+from adversary.threat import UnitPositions
 from adversary.world.stream import AttackedStream, stream_rng
 from adversary.world.threat import WorldThreat
 from envs.emulator.fleet import cluster
@@ -87,7 +87,7 @@ def test_it_leaves_the_world_the_chance_it_has_without_it():
 def test_window_by_window_or_all_at_once_and_within_what_is_asked(attack_seed, seed):
     each = threat()
     rng = np.random.default_rng(attack_seed)
-    values = from_unit(each.knobs(4), rng.uniform(-1, 1, (5, 22)))
+    values = UnitPositions(each.knobs(4)).values(rng.uniform(-1, 1, (5, 22)))
     stream = AttackedStream(requests(), each)
     whole = played(stream, values, seed)
 

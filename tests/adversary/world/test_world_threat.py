@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from adversary.threat import Budget, Knob, from_unit, neutral
+from adversary.threat import Budget, Knob, UnitPositions, neutral
 from adversary.validate import violations
 from adversary.world.threat import Traffic, WorldThreat
 from conf.build import ConfigError, build
@@ -79,7 +79,7 @@ def test_schedule_by_hand():
 @pytest.mark.parametrize("seed", range(20))
 def test_any_attack_has_a_schedule_that_fits_and_ends_as_it_began(seed):
     each, rng = threat(budget=Budget()), np.random.default_rng(seed)
-    values = from_unit(each.knobs(4), rng.uniform(-1, 1, (5, 22)))
+    values = UnitPositions(each.knobs(4)).values(rng.uniform(-1, 1, (5, 22)))
     switches = [place for place, knob in enumerate(each.knobs(4)) if knob.is_switch]
     values[:, switches] = np.rint(values[:, switches])
     schedule = each.schedule(values)
@@ -164,7 +164,7 @@ def test_configs_build_and_spell_every_setting(name):
     assert set(node) - {"_target_"} == set(WorldThreat.__dataclass_fields__)
     long = [replace(trait, max_model_len=131072) for trait in TRAITS]
     each.check(long, World())
-    values = from_unit(each.knobs(4), np.zeros(len(each.knobs(4))))
+    values = UnitPositions(each.knobs(4)).values(np.zeros(len(each.knobs(4))))
     assert neutral(each.knobs(4))[0] == values[0] == 1.0
     with pytest.raises(ConfigError, match=r"threat\.rate_facter: .* did you mean rate_factor"):
         build(OmegaConf.merge(node, {"rate_facter": [0.5, 2]}), "threat")

@@ -1,6 +1,6 @@
 """A small world to attack: four instances of two kinds under short requests that share prefixes."""
 
-from adversary.threat import Budget, from_unit
+from adversary.threat import Budget, UnitPositions
 from adversary.world.threat import WorldThreat
 from envs.emulator.fleet import cluster
 from envs.routing import RoutingEnv
@@ -61,4 +61,4 @@ def threat(**changes):
 
 def wanted(rng, knobs, num_windows=5):
     """Anything: ``[num_windows, num_knobs]``."""
-    return from_unit(knobs, rng.uniform(-1.3, 1.3, (num_windows, len(knobs))))
+    return UnitPositions(knobs).values(rng.uniform(-1.3, 1.3, (num_windows, len(knobs))))

@@ -1,0 +1,126 @@
+"""The programs: a tiny report and a tiny hardening are made, taken up again, and refuse what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = ("experiment=robustness/tiny", "num_workers=1")
+
+
+def run(module, *arguments, cwd):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("robustness")
+    done = run("adversary.report", *TINY, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return cwd / "runs" / "robustness_tiny" / "robustness"
+
+
+def test_a_tiny_report_is_whole(made):
+    report = json.loads((made / "report.json").read_text())
+    assert {row["victim"] for row in report["headline"]} == {"round_robin", "least_in_flight", "vllm_dp"}
+    assert set(report["threats"]) == {"spoof", "world"}
+    assert report["validated"]["num_violations"] == 0
+    assert report["validated"]["num_steps"] > 1000
+    by_attack = {(row["victim"], row["attack"]): row for row in report["cells"]}
+    # who looks at nothing cannot be deceived
+    assert by_attack["round_robin", "spoof-search@vllm_dp"]["degradation"]["ttft_mean_s"]["value"] == 0.0
+    # its own counters tell it all
+    assert by_attack["least_in_flight", "spoof-search@vllm_dp"]["degradation"]["ttft_mean_s"]["value"] == 0.0
+    assert report["transfer"]["world"]["targets"] == ["round_robin", "least_in_flight", "vllm_dp"]
+    assert report["epsilon"]["spoof"]["epsilons"] == [0.0, 0.5, 1.0]
+    [trace] = report["worst_traces"]
+    assert len(trace["time_s"]) == 4
+    assert all(len(series) == 4 for series in trace["knobs"].values())
+    html = (made / "report.html").read_text()
+    assert "vllm_dp" in html
+    assert "https://" not in html.split("<script")[0]
+    assert list(made.glob("*.png"))
+    assert pq.read_table(made / "results.parquet").num_rows == sum(
+        len(json.loads(path.read_text())["rows"]) for path in (made / "cells").iterdir()
+    )
+
+
+def test_the_same_command_makes_nothing_anew_and_the_same_bytes(made):
+    before = {path: path.stat().st_mtime_ns for path in (made / "cells").iterdir()}
+    bytes_before = (made / "report.json").read_bytes(), (made / "report.html").read_bytes()
+    done = run("adversary.report", *TINY, cwd=made.parents[2])
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in (made / "cells").iterdir()} == before
+    assert ((made / "report.json").read_bytes(), (made / "report.html").read_bytes()) == bytes_before
+
+
+def test_a_report_that_was_stopped_goes_on_and_ends_in_the_same_figures(made, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "adversary.report", *TINY]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) as process:
+        directory = tmp_path / "runs" / "robustness_tiny" / "robustness"
+        for _ in range(3000):
+            if len(list(directory.glob("cells/*.json"))) >= 3 or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 130
+        assert b"the same command goes on" in process.stderr.read()
+    kept = {path: path.stat().st_mtime_ns for path in directory.glob("*/*.json")}
+    assert len(kept) >= 3
+    done = run("adversary.report", *TINY, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert (directory / "report.json").read_bytes() == (made / "report.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "there are none; choose an experiment"),
+        ((*TINY, "reference=nobody"), "reference: 'nobody' is none of the policies"),
+        ((*TINY, "attack_seed=1"), "attack_seed: 1 must not be negative, nor one of seeds"),
+        ((*TINY, "epsilons=[0,1]"), "epsilons"),
+        ((*TINY, "plan.spoof=[magic]"), "plan.spoof: 'magic' is none of the attackers"),
+        ((*TINY, "+plan.cloud=[random]"), "plan.cloud: no such threat"),
+        ((*TINY, "+only.search=[nobody]"), "only.search: 'nobody' is unknown"),
+        ((*TINY, "threats.world.num_windows=5"), "5 windows of 5 s are not duration_s"),
+        ((*TINY, "threats.world.rate_factor=[2,1]"), "rate_factor: its bounds"),
+        ((*TINY, "threats.spoof.budget.max_instances=0"), "max_instances is 0"),
+        ((*TINY, "threats.spoof.budget.max_slope=0"), "max_slope is 0"),
+        ((*TINY, "+threats.spoof.perturbations.0.busy.num_wating=3"), "num_wating.*num_waiting"),
+        ((*TINY, "attackers.search.num_evaluation=3"), "num_evaluation"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line_before_anything_is_written(tmp_path, arguments, message):
+    done = run("adversary.report", *arguments, cwd=tmp_path)
+    assert done.returncode != 0
+    assert re.search(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("*.json"))
+
+
+def test_help(tmp_path):
+    for module in ("adversary.report", "adversary.harden"):
+        done = run(module, "--help", cwd=tmp_path)
+        assert done.returncode == 0
+        assert "Examples:" in done.stdout
