@@ -17,7 +17,7 @@ from adversary.cells import CLEAN, Cell
 from adversary.scenario import Scenario
 from adversary.words import in_words
 from adversary.world.threat import WorldThreat
-from agents.comparison import mean_over_seeds, relative_difference
+from agents.comparison import Estimate, mean_over_seeds, relative_difference
 from agents.heuristics.heuristic import Heuristic
 from agents.policy import Learner, Trainable
 from conf.build import build
@@ -125,8 +125,11 @@ class Findings:
         return _plain(mean_over_seeds(self.of(victim, attack, metric, epsilon)))
 
     def degradation(self, victim: str, attack: str, metric: str = "ttft_mean_s") -> dict[str, float | None]:
-        """Its relative change against the clean run, paired by seed."""
-        return _plain(relative_difference(self.of(victim, attack, metric), self.of(victim, CLEAN, metric)))
+        """Its change for the worse against the clean run, a share, paired by seed: of goodput, what is lost."""
+        change = relative_difference(self.of(victim, attack, metric), self.of(victim, CLEAN, metric))
+        if metric == "goodput_per_s":
+            change = Estimate(-change.value, -change.high, -change.low)
+        return _plain(change)
 
     def relative(self, victim: str, attack: str) -> dict[str, float | None]:
         """The victim's mean TTFT against the reference's in the same world, less 1."""

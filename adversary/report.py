@@ -6,7 +6,8 @@ looks for attacks on every victim, turns them on the others, and writes into the
 
 * ``attacks/``: what was found (``adversary.attack``), and ``cells/``: what it did on held-out streams
   (``adversary.cells``); a run that was stopped goes on after what is there;
-* ``report.json``: all figures; ``report.html``: one page that needs nothing else; PNGs of its pictures.
+* ``report.json``: all figures; ``report.html``: one page that needs nothing else; PNGs of its pictures;
+  ``table.md``: its headline.
 
 The same config gives the same bytes.
 """
@@ -28,6 +29,7 @@ from adversary.finding import WORLD, find_attacks, plan
 from adversary.findings import Findings, cells_of, sections
 from adversary.report_page import page
 from adversary.report_plots import draw
+from adversary.report_table import markdown_table
 from adversary.scenario import Scenario
 from adversary.timelines import timeline
 from agents.cells import build_policy
@@ -77,6 +79,9 @@ def report(config: DictConfig) -> dict[str, Any]:
     draw(found, directory)
     html = page(found)
     write(directory / "report.html", lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    text = markdown_table(found)
+    write(directory / "table.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    print(text)
     print(f"report: {directory / 'report.html'}")
     return found
 

@@ -83,9 +83,9 @@ class WorldAdversaryEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]])
     """An attacker's view of a world with a victim in it.
 
     An action is a position in [-1, 1] for each knob (``adversary.threat.UnitPositions``). An observation is
-    one row: of each instance the features ``SEEN``, the share of the windows played, the values of the last window
-    as positions, and of victim and reference the mean wait per request, in the last window and so far, as
-    x / (1 + x). An episode plays on the world of one of ``seeds``, drawn anew by each ``reset``, or of
+    one row: of each instance the features ``SEEN``, the share of the windows played, the values of the last
+    window as positions, and of victim and reference the mean wait per request, in the last window and so far,
+    as x / (1 + x). An episode plays on the world of one of ``seeds``, drawn anew by each ``reset``, or of
     ``options["world_seed"]``.
 
     Args:

@@ -1,0 +1,64 @@
+"""The headline of a robustness report as a table in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agents.markdown import table
+
+
+def markdown_table(report: Mapping[str, Any]) -> str:
+    """Each victim in peace, under the attack that harms it most, and where it falls behind the yardsticks."""
+    swept = list(report["epsilon"])
+    head = ["router", "in peace, s"]
+    head += [f"{threat}: behind round robin, best load-only from" for threat in swept]
+    head += ["worst lie, s", "worst world, s", "there beyond round robin", "churn", "hot spot"]
+    rows = sorted(report["headline"], key=lambda row: _worst_s(row))
+    lines = [head, *(_line(row, swept) for row in rows)]
+    scenario = report["scenario"]
+    notes = (
+        f"Mean TTFT over seeds {scenario['seeds']} of {scenario['num_requests']} requests in"
+        f" {scenario['duration_s']:g} s on {scenario['fleet']}, 95 % intervals. Attacks were found on seed"
+        f" {', '.join(map(str, scenario['attack_seeds']))}. Behind from: the share of the threat's bounds at which"
+        " the attack found against a router makes it worse than round robin, and than the best of"
+        f" {', '.join(scenario['load_only'])}; -: never. Churn and hot spot: in peace and at worst.\n"
+        f"{report['validated']['num_steps']:,} perturbed steps were checked,"
+        f" {report['validated']['num_violations']} broke bounds or budget."
+    )
+    return f"{table(lines)}\n\n{notes}\n"
+
+
+def _worst_s(row: Mapping[str, Any]) -> float:
+    worst = [
+        row[f"worst_{level}"]["ttft_mean_s"]["value"]
+        for level in ("feature", "world")
+        if row[f"worst_{level}"]
+    ]
+    return max(worst, default=0.0)
+
+
+def _line(row: Mapping[str, Any], swept: Sequence[str]) -> list[str]:
+    line = [row["victim"], _seconds(row["clean"])]
+    for threat in swept:
+        found = row["break_even"][threat]
+        line.append(f"{_share(found['round_robin'])}, {_share(found['load_only'])}")
+    for level in ("feature", "world"):
+        worst = row[f"worst_{level}"]
+        line.append(_seconds(worst["ttft_mean_s"]) if worst else "-")
+    line.append(_percent(row["worst_world"]["relative"]) if row["worst_world"] else "-")
+    for metric in ("churn", "hot_spot"):
+        line.append(f"{row[metric]['clean']['value']:.2f}, {row[metric]['worst']['value']:.2f}")
+    return line
+
+
+def _seconds(estimate: Mapping[str, float]) -> str:
+    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+
+
+def _percent(estimate: Mapping[str, float]) -> str:
+    return f"{100 * estimate['value']:+.0f}% [{100 * estimate['low']:+.0f}%, {100 * estimate['high']:+.0f}%]"
+
+
+def _share(epsilon: float | None) -> str:
+    return "-" if epsilon is None else f"{100 * epsilon:.0f}%"
