@@ -125,7 +125,7 @@ class Findings:
         return _plain(mean_over_seeds(self.of(victim, attack, metric, epsilon)))
 
     def degradation(self, victim: str, attack: str, metric: str = "ttft_mean_s") -> dict[str, float | None]:
-        """Its change for the worse against the clean run, a share, paired by seed: of goodput, what is lost."""
+        """Its change for the worse against the clean run, paired by seed: of goodput, the share lost."""
         change = relative_difference(self.of(victim, attack, metric), self.of(victim, CLEAN, metric))
         if metric == "goodput_per_s":
             change = Estimate(-change.value, -change.high, -change.low)

@@ -20,8 +20,8 @@ def markdown_table(report: Mapping[str, Any]) -> str:
     notes = (
         f"Mean TTFT over seeds {scenario['seeds']} of {scenario['num_requests']} requests in"
         f" {scenario['duration_s']:g} s on {scenario['fleet']}, 95 % intervals. Attacks were found on seed"
-        f" {', '.join(map(str, scenario['attack_seeds']))}. Behind from: the share of the threat's bounds at which"
-        " the attack found against a router makes it worse than round robin, and than the best of"
+        f" {', '.join(map(str, scenario['attack_seeds']))}. Behind from: the share of the threat's bounds at"
+        " which the attack found against a router makes it worse than round robin, and than the best of"
         f" {', '.join(scenario['load_only'])}; -: never. Churn and hot spot: in peace and at worst.\n"
         f"{report['validated']['num_steps']:,} perturbed steps were checked,"
         f" {report['validated']['num_violations']} broke bounds or budget."

@@ -30,7 +30,7 @@ class Search:
     is_targeted = True
 
     def __init__(
-        self, num_evaluations: int, num_knots: int = 3, spread: float = 0.7, weight: float = 4.0
+        self, num_evaluations: int, num_knots: int = 1, spread: float = 1.0, weight: float = 4.0
     ) -> None:
         if not spread > 0 or not weight > 0:
             raise ValueError(f"spread is {spread} and weight {weight}, they must be more than 0")
