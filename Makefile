@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu bench bench-live bench-peers lint types clean
+.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness bench bench-live bench-peers lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -80,6 +80,25 @@ fidelity-cpu: $(VENV)/.installed vllm  ## The same with the tiny model on this C
 	  url=http://127.0.0.1:8471 name=cpu_tiny max_num_seqs=16 output=runs/live/cpu_tiny.json
 	$(BIN)/python -m envs.live.serve kind=cpu count=2 profile=runs/live/cpu_tiny.json directory=runs/live -- \
 	  $(BIN)/routegym-fidelity experiment=fidelity_cpu
+
+robustness: $(VENV)/.installed  ## Attack sixteen routers and report how they bear it (an hour).
+	$(BIN)/routegym-train experiment=robustness/train
+	$(BIN)/routegym-train experiment=robustness/train agent=lodestar_quick total_timesteps=4000
+	$(BIN)/routegym-train experiment=robustness/train agent=linucb total_timesteps=4000
+	$(BIN)/python -m adversary.report experiment=robustness/report
+
+harden: $(VENV)/.installed  ## Train an agent under attack and see what it gains and costs (half an hour).
+	$(BIN)/python -m adversary.harden experiment=robustness/harden
+
+live-attack: $(VENV)/.installed vllm  ## Replay an attack that was found in emulation on real vLLM servers.
+	$(BIN)/python -m envs.live.serve kind=modelled profile=h100_llama-3.1-8b,l40s_llama-3.1-8b time_scale=4 \
+	  max_model_len=16384 -- $(BIN)/python -m adversary.live experiment=robustness/live
+
+reference-robustness:  ## Keep the last robustness results as those that the README shows.
+	mkdir -p runs/reference/robustness
+	cp runs/robustness/robustness/table.md runs/robustness/robustness/overview.png \
+	  runs/robustness/robustness/attackers_*.png runs/robustness/robustness/transfer_*.png runs/reference/robustness/
+	cp runs/robustness/hardening/training.md runs/robustness/live/live.json runs/reference/robustness/
 
 bench: $(VENV)/.installed  ## Measure the emulator and the environment on one core.
 	$(BIN)/python -m tests.benchmarks.bench_emulator
