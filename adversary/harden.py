@@ -115,11 +115,10 @@ def _train(config: DictConfig, directory: Path, pool: list[Attack], folder: Path
 
 
 def _with(config: DictConfig, trained: dict[str, str], **changes: Any) -> DictConfig:
-    """The config with these policies as its victims, and the reference."""
+    """The config with these policies as its victims, beside those that attacks compare with."""
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    policies = dict.fromkeys(trained, plain["agent"])
-    policies[config.reference] = plain["policies"][config.reference]
+    policies = {**plain["policies"], **dict.fromkeys(trained, plain["agent"])}
     return OmegaConf.create({**plain, "policies": policies, "trained": trained, **changes})
 
 
