@@ -16,6 +16,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TINY = ("experiment=robustness/tiny", "num_workers=1")
+SHORT = (
+    "num_workers=1",
+    "seeds=[1,2]",
+    "duration_s=10",
+    "threats.world.num_windows=2",
+    "workload.num_generated=4000",
+)
+TRAIN = ("experiment=robustness/train", "workload.num_generated=4000", "workload.num_requests=60")
 
 
 def run(module, *arguments, cwd):
@@ -124,3 +132,70 @@ def test_help(tmp_path):
         done = run(module, "--help", cwd=tmp_path)
         assert done.returncode == 0
         assert "Examples:" in done.stdout
+
+
+def test_the_report_of_the_readme_in_a_tiny_form(tmp_path):
+    trained = run("agents.train", *TRAIN, "agent=linucb", "total_timesteps=60", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    few = [f"attackers.{name}.num_evaluations=2" for name in ("worst_of", "search", "rl", "rl_short")]
+    only = [f"only.{name}=[smg_least_load]" for name in ("worst_of", "rl", "rl_short")]
+    gone = ["maskable_ppo", "least_kv_cache", "aibrix_prefix", "llmd_weighted", "dynamo_cost", "cache_aware"]
+    done = run(
+        "adversary.report",
+        "experiment=robustness/report",
+        *SHORT,
+        *few,
+        *only,
+        *(f"~policies.{name}" for name in gone),
+        "~trained.maskable_ppo",
+        "~trained.lodestar",
+        "policies.lodestar.retrain_every=300",
+        "attackers.pgd.num_steps=1",
+        "epsilons=[1.0]",
+        "num_timelines=1",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "runs" / "robustness" / "robustness" / "report.json").read_text())
+    assert len(report["victims"]) == 10
+    assert {attack["attacker"] for attack in report["attacks"].values()} == {
+        "random",
+        "search",
+        "pgd",
+        "rl_short",
+        "worst_of",
+        "rl",
+    }
+    assert {row["defence"] for row in report["defences"]} == {
+        "smg_trust_counters",
+        "smg_median",
+        "smg_lie_detection",
+    }
+    assert any("pgd on spoof: not for round_robin" in line for line in report["not_tested"])
+
+
+def test_hardening_in_a_tiny_form(tmp_path):
+    command = (
+        "experiment=robustness/harden",
+        *SHORT,
+        "agent=linucb",
+        "total_timesteps=200",
+        "attackers.search.num_evaluations=2",
+        "attackers.rl.num_evaluations=2",
+        "rounds=1",
+        "frac_attacked=0.5",
+        "sets.real.num_requests=300",
+    )
+    done = run("adversary.harden", *command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    directory = tmp_path / "runs" / "robustness" / "hardening"
+    result = json.loads((directory / "training.json").read_text())
+    assert [row["set"] for row in result["rows"]] == ["clean", "random", "synthetic", "real", "adversarial"]
+    assert "| adversarial" in (directory / "training.md").read_text()
+    config = (directory / "round_1" / "config.yaml").read_text()
+    assert "world-rl@before.json" in config
+    assert "world-random" not in config  # what knows no victim is no adversary
+    before = (directory / "training.json").read_bytes()
+    again = run("adversary.harden", *command, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (directory / "training.json").read_bytes() == before
