@@ -94,8 +94,13 @@ class Attack:
         return units.values(rows)
 
     def liar(
-        self, threat: FeatureThreat, num_instances: int, victims: Callable[[str], Policy], folder: Path
-    ) -> Liar:
+        self,
+        threat: FeatureThreat,
+        num_instances: int,
+        victims: Callable[[str], Policy],
+        folder: Path,
+        victim: str = "",
+    ) -> Liar | Callable[[Policy], Liar]:
         """Who carries out an attack on features.
 
         Args:
@@ -103,6 +108,10 @@ class Attack:
             num_instances: Of the fleet.
             victims: Name -> policy: whose gradient to follow.
             folder: Where the attack's files lie.
+            victim: Who is attacked: where that is the target, its gradient is followed as it learns.
+
+        Raises:
+            ValueError: It is not on features.
         """
         knobs = threat.knobs(num_instances)
         kind = self.how["kind"]
@@ -112,6 +121,12 @@ class Attack:
             return LinearLiar(knobs, np.array(self.how["parameters"]))
         if kind == MODEL:
             return Sb3Liar(PPO.load(folder / self.how["file"], device="cpu"), threat, num_instances)
-        if kind == FGSM:
-            return Fgsm(victims(self.target), threat, num_instances)
-        return Pgd(victims(self.target), threat, num_instances, self.how["num_steps"])
+        if kind not in (FGSM, PGD):
+            raise ValueError(f"the attack {self.name} is of kind {kind}, and not on what a router sees")
+
+        def along(policy: Policy) -> Liar:
+            if kind == FGSM:
+                return Fgsm(policy, threat, num_instances)
+            return Pgd(policy, threat, num_instances, self.how["num_steps"])
+
+        return along if victim == self.target else along(victims(self.target))

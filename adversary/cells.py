@@ -55,46 +55,40 @@ class Played(NamedTuple):
 
 
 def play(
-    scenario: Scenario, victim: Policy, attack: Attack | None, epsilon: float, seed: int, folder: Path
+    scenario: Scenario, victim: str, attack: Attack | None, epsilon: float, seed: int, folder: Path
 ) -> Played:
     """Let a victim route the stream of a seed under an attack.
 
     Args:
         scenario: The world.
-        victim: As it is before the episode; it is left so.
+        victim: Its name.
         attack: None: in peace.
         epsilon: Share of its threat's bounds.
         seed: Of the stream.
         folder: Where the attacks lie.
     """
+    policy = scenario.policy(victim)
     if attack is None:
-        return Played(Episodes(scenario.env(), victim).clean_rollout(seed), None)
+        return Played(Episodes(scenario.env(), policy).clean_rollout(seed), None)
     threat = scenario.threat(attack.threat, epsilon)
     if isinstance(threat, FeatureThreat):
-        return _play_features(scenario, victim, attack, threat, seed, folder)
-    return _play_world(scenario, victim, attack, threat, seed)
+        episodes = Episodes(scenario.env(), policy)
+        liar = attack.liar(threat, episodes.num_instances, scenario.policy, folder, victim)
+        attacked = episodes.attacked(threat, liar, seed)
+        return Played(attacked.rollout, attacked.trace)
+    return _play_world(scenario, policy, attack, threat, seed)
 
 
-def _play_features(
-    scenario: Scenario, victim: Policy, attack: Attack, threat: FeatureThreat, seed: int, folder: Path
-) -> Played:
-    episodes = Episodes(scenario.env(), victim)
-    liar = attack.liar(threat, episodes.num_instances, scenario.policy, folder)
-    attacked = episodes.attacked(threat, liar, seed)
-    return Played(attacked.rollout, attacked.trace)
-
-
-def _play_world(scenario: Scenario, victim: Policy, attack: Attack, threat: WorldThreat, seed: int) -> Played:
-    episode = WorldEpisode(scenario.open_env(), victim, threat)
+def _play_world(scenario: Scenario, policy: Policy, attack: Attack, threat: WorldThreat, seed: int) -> Played:
+    episode = WorldEpisode(scenario.open_env(), policy, threat)
     wanted = attack.wanted(episode.knobs, threat.num_windows, seed)
     values = Projector(episode.knobs, threat.budget).project(wanted)
     episode.begin(seed)
     for row in values:
         episode.play_window(row)
     episode.finish()
-    trace = AttackTrace(
-        "world", episode.knobs, threat.budget, values, threat.window_s, {"attack": attack.name}
-    )
+    about = {"attack": attack.name}
+    trace = AttackTrace("world", episode.knobs, threat.budget, values, threat.window_s, about)
     return Played(episode.rollout(), trace)
 
 
@@ -125,11 +119,10 @@ def _fill(
 ) -> None:
     config = OmegaConf.create(plain)
     scenario = Scenario(config)
-    victim = scenario.policy(cell.victim)
     rows = []
     for epsilon in cell.epsilons:
         for seed in config.seeds:
-            played = play(scenario, victim, attack, epsilon, seed, attacks_folder)
+            played = play(scenario, cell.victim, attack, epsilon, seed, attacks_folder)
             row: dict[str, Any] = {"epsilon": epsilon, "seed": seed}
             row |= robustness_figures(
                 played.rollout.ledger, scenario.num_instances, config.churn_window_s, config.warmup_s

@@ -18,6 +18,7 @@ from adversary.scenario import Scenario
 from adversary.words import in_words
 from adversary.world.threat import WorldThreat
 from agents.comparison import Estimate, mean_over_seeds, relative_difference
+from agents.defences.defence import innermost
 from agents.heuristics.heuristic import Heuristic
 from agents.policy import Learner, Trainable
 from conf.build import build
@@ -44,7 +45,7 @@ def kinds(config: DictConfig) -> dict[str, str]:
         policy = build(node, f"policies.{name}")
         if name in defended:
             found[name] = "defended"
-        elif isinstance(policy, Trainable | Learner):
+        elif isinstance(innermost(policy), Trainable | Learner):
             found[name] = "learned"
         else:
             found[name] = policy.kind if isinstance(policy, Heuristic) else "other"
@@ -307,7 +308,8 @@ def _headline(findings: Findings, victim: str) -> dict[str, Any]:
             row["worst_world"]["relative"] = findings.relative(victim, attack)
         if findings.mean(victim, attack) > findings.mean(victim, worst_of_all):
             worst_of_all = attack
-    row["break_even"] = {threat: findings.break_even(threat, victim) for threat in findings.levels}
+    swept = [threat for threat in findings.levels if findings.curve(threat, victim) is not None]
+    row["break_even"] = {threat: findings.break_even(threat, victim) for threat in swept}
     for metric in ("churn", "hot_spot"):
         row[metric] = {
             "clean": findings.estimate(victim, CLEAN, metric),

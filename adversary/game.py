@@ -86,8 +86,8 @@ class FeatureGame:
         """Decisions of an episode in peace."""
         return len(self._episodes.clean(self.seed))
 
-    def harm_of(self, liar: Liar) -> float:
-        """Let a liar deceive the victim for an episode."""
+    def harm_of(self, liar: Liar | Callable[[Policy], Liar]) -> float:
+        """Let a liar deceive the victim for an episode; or one that is made for the victim's copy."""
         return self.harm(self._episodes.attacked(self.threat, liar, self.seed).losses)
 
     def env(self) -> FeatureAdversaryEnv:

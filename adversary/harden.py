@@ -22,17 +22,35 @@ from omegaconf import DictConfig, OmegaConf
 from adversary.attack import FGSM, PGD, Attack
 from adversary.cells import CLEAN, Cell, fill, read
 from adversary.config import register
+from adversary.config_check import check
 from adversary.finding import WORLD, find_attacks
 from adversary.scenario import Scenario
 from agents.comparison import mean_over_seeds, relative_difference
 from agents.files import write, write_json
 from agents.markdown import table
+from agents.policy import Learner, Trainable
 from agents.program import program
 from agents.run_directory import claim
 from agents.train import train
 from conf.build import ConfigError, build
 
 BEFORE = "before"
+RELEVANT = (
+    "agent",
+    "train_workload",
+    "train_seed",
+    "total_timesteps",
+    "frac_attacked",
+    "rounds",
+    "threats",
+    "attackers",
+    "plan",
+    "harm",
+    "attack_seed",
+    "harm_reference",
+    "policies",
+)
+"""Keys of the config that the trainings depend on, with those of ``WORLD``."""
 METRIC = "ttft_mean_s"
 
 register()
@@ -41,7 +59,7 @@ register()
 def harden(config: DictConfig) -> dict[str, Any]:
     """Train and compare as configured; return what ``training.json`` holds."""
     _check(config)
-    directory = claim(config, (*WORLD, "agent", "train_workload", "total_timesteps", "frac_attacked"))
+    directory = claim(config, (*WORLD, *RELEVANT))
     folder = directory / "attacks"
     names = [BEFORE, *(f"round_{number}" for number in range(1, config.rounds + 1))]
     pool: list[Attack] = []
@@ -60,6 +78,7 @@ def harden(config: DictConfig) -> dict[str, Any]:
     result = {
         "rows": [_compared(name, found, after) for name, found in rows.items()],
         "words": _words(config, len(of_both)),
+        "notes": {name: list(build(node, f"sets.{name}").notes) for name, node in config.sets.items()},
     }
     write_json(directory / "training.json", result)
     text = _markdown(result)
@@ -70,18 +89,14 @@ def harden(config: DictConfig) -> dict[str, Any]:
 
 
 def _check(config: DictConfig) -> None:
+    """Refuse what would only fail after a while."""
     if config.rounds < 1 or not 0.0 < config.frac_attacked <= 1.0:
         raise ConfigError(
             f"rounds ({config.rounds}) must be at least 1, frac_attacked ({config.frac_attacked}) in (0, 1]"
         )
-    if config.attack_seed in config.seeds:
-        raise ConfigError(f"attack_seed: {config.attack_seed} is one of seeds: attacks are judged on others")
-    scenario = Scenario(config)
-    for threat, attackers in config.plan.items():
-        scenario.threat(threat)
-        for attacker in attackers:
-            scenario.attacker(attacker)
-    build(config.agent, "agent")
+    check(Scenario(config))
+    if not isinstance(build(config.agent, "agent"), Trainable | Learner):
+        raise ConfigError(f"agent: {config.agent._target_} has nothing to learn; harden one that does")
     for name, node in config.sets.items():
         build(node, f"sets.{name}")
 
@@ -91,8 +106,7 @@ def _train(config: DictConfig, directory: Path, pool: list[Attack], folder: Path
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     kept = [attack for attack in pool if attack.target and attack.how["kind"] not in (FGSM, PGD)]
-    env = {name: value for name, value in plain["env"].items() if name in ("max_retries", "num_routers")}
-    env |= {
+    env = plain["env"] | {
         "_target_": "adversary.mixed.AttackedRoutingEnv",
         "attacks": [str(folder / f"{attack.name}.json") for attack in kept],
         "threats": plain["threats"],
@@ -197,7 +211,8 @@ def _markdown(result: dict[str, Any]) -> str:
                 row["worst_after"],
             ]
         )
-    return f"{table(lines)}\n\n{result['words']}\n"
+    notes = "\n".join(f"{name}: {'; '.join(held)}." for name, held in result["notes"].items())
+    return f"{table(lines)}\n\n{result['words']}\n{notes}\n"
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="harden")

@@ -11,6 +11,7 @@ Attacks on the world replay as workload and schedule (``adversary.world.files``)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from adversary.config import register
+from adversary.config_check import check
 from adversary.feature.episodes import Episodes
 from adversary.feature.liar import Liar
 from adversary.feature.replayed import Replayed
@@ -27,6 +29,7 @@ from adversary.finding import find_attacks
 from adversary.scenario import Scenario
 from agents.comparison import mean_over_seeds, relative_difference
 from agents.files import write_json
+from agents.policy import Policy
 from agents.program import program
 from agents.run_directory import claim
 from agents.warm_up import warm_up
@@ -43,7 +46,10 @@ def compare(config: DictConfig) -> dict[str, Any]:
     directory = claim(config, ("env", "live", "emulated", "workload", "duration_s"))
     sides = {side: Scenario(_side(config, side)) for side in SIDES}
     emulated = sides["emulated"]
-    [attack] = find_attacks(emulated.config, directory / "attacks")
+    attacks = find_attacks(emulated.config, directory / "attacks")
+    if not attacks:
+        raise ConfigError(f"attackers: {next(iter(config.attackers))} cannot attack {victim}; use search")
+    [attack] = attacks
     threat = emulated.threat(threat_name)
     assert isinstance(threat, FeatureThreat)
     ttft_s: dict[str, dict[str, list[float]]] = {side: {"clean": [], "attacked": []} for side in SIDES}
@@ -53,9 +59,10 @@ def compare(config: DictConfig) -> dict[str, Any]:
             with closing(scenario.env()) as env:
                 warm_up(env)
                 episodes = Episodes(env, scenario.policy(victim))
-                liar: Liar
+                liar: Liar | Callable[[Policy], Liar]
                 if trace is None:
-                    liar = attack.liar(threat, episodes.num_instances, scenario.policy, directory / "attacks")
+                    files = directory / "attacks"
+                    liar = attack.liar(threat, episodes.num_instances, scenario.policy, files, victim)
                 else:
                     liar = Replayed(trace, episodes.knobs(threat))
                 attacked = episodes.attacked(threat, liar, seed)
@@ -87,10 +94,10 @@ def _check(config: DictConfig) -> tuple[str, str]:
             f"threats ({', '.join(config.threats)}), attackers ({', '.join(config.attackers)}) and policies"
             f" but the reference ({', '.join(victims)}): give one of each"
         )
-    if config.attack_seed in config.seeds:
-        raise ConfigError(f"attack_seed: {config.attack_seed} is one of seeds: attacks are judged on others")
     [threat] = config.threats
-    if not isinstance(Scenario(_side(config, "emulated")).threat(threat), FeatureThreat):
+    emulated = Scenario(_side(config, "emulated"))
+    check(emulated)
+    if not isinstance(emulated.threat(threat), FeatureThreat):
         raise ConfigError(
             f"threats.{threat}: it is on the world; replay its files (adversary.world.files) by"
             " routegym-evaluate workload=stored cluster=live"

@@ -44,10 +44,7 @@ class AttackedRoutingEnv(RoutingEnv):
         cluster: An emulated one with a world.
         workload: A trace in open loop, long enough for attacks that make it faster.
         reward: As of ``RoutingEnv``, as are the others.
-        max_instances: Rows of the observation.
-        prefix_hits: ``estimated`` or ``exact``.
-        max_retries: How often a request that failed is sent again.
-        num_routers: Routers in front of the cluster.
+        max_instances: As of ``RoutingEnv``, like all that follow.
 
     Raises:
         ValueError: An attack cannot be carried out here; names it and says why.
@@ -64,8 +61,13 @@ class AttackedRoutingEnv(RoutingEnv):
         reward: WeightedSum | None = None,
         max_instances: int | None = None,
         prefix_hits: str = "estimated",
+        prefix_tokens_per_key: int = 64,
+        prefix_capacity: int = 31_250,
+        prefix_max_age_s: float | None = None,
+        half_life_s: float = 30.0,
         max_retries: int = 0,
         num_routers: int = 1,
+        router_affinity: str = "request",
     ) -> None:
         if not 0.0 <= frac_attacked <= 1.0:
             raise ValueError(f"frac_attacked is {frac_attacked}, it must lie in [0, 1]")
@@ -79,8 +81,13 @@ class AttackedRoutingEnv(RoutingEnv):
             reward,
             max_instances,
             prefix_hits,
-            max_retries=max_retries,
-            num_routers=num_routers,
+            prefix_tokens_per_key,
+            prefix_capacity,
+            prefix_max_age_s,
+            half_life_s,
+            max_retries,
+            num_routers,
+            router_affinity,
         )
         self.frac_attacked = frac_attacked
         self._base, self._world, self._disturbed = workload, cluster.world, cluster
@@ -150,8 +157,10 @@ class AttackedRoutingEnv(RoutingEnv):
         self.workload = stream
         if isinstance(threat, FeatureThreat):
             attack, folder = self._attacks[place], self._folders[place]
-            self._liar = attack.liar(threat, num_instances, _no_victims, folder)
-            self._liar.reset(chance)
+            liar = attack.liar(threat, num_instances, _no_victims, folder)
+            assert not callable(liar)  # else it follows a gradient, and was refused
+            liar.reset(chance)
+            self._liar = liar
             self._deception = Deception(threat, num_instances)
 
     def _observe(self, request: Request) -> Observation:

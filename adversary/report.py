@@ -14,6 +14,7 @@ The same config gives the same bytes.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,7 @@ from omegaconf import DictConfig
 from adversary.attack import Attack
 from adversary.cells import CLEAN, fill, read
 from adversary.config import register
+from adversary.config_check import check
 from adversary.finding import WORLD, find_attacks, plan
 from adversary.findings import Findings, cells_of, sections
 from adversary.report_page import page
@@ -32,18 +34,26 @@ from adversary.report_plots import draw
 from adversary.report_table import markdown_table
 from adversary.scenario import Scenario
 from adversary.timelines import timeline
-from agents.cells import build_policy
 from agents.files import read_json, write, write_json, write_parquet
 from agents.program import program
 from agents.run_directory import claim
-from conf.build import ConfigError, build
+from conf.build import ConfigError
 
 PACKAGES = ("routegym", "numpy", "scipy", "torch", "stable-baselines3", "gymnasium", "numba", "cma", "plotly")
+COMMAND = "python -m adversary.report "
+COMMANDS = (
+    "make robustness    (trains the learned routers, then makes the report)",
+    "make harden    (adversarial training)",
+    "make live-attack    (an attack on real vLLM servers)",
+)
 NOT_TESTED = (
     "Attacks found by search are not looked for anew at each share of the bounds: a break-even point is where"
     " the attack found at full strength, made weaker, breaks the router; another might break it sooner.",
     "Attackers see the true state of the fleet at every decision, but not the victim's weights (PGD and FGSM"
     " do); those who know less are weaker.",
+    "The worst attack on a router is the worst on the streams that it is told for; its interval does not"
+    " allow for that choice, nor a break-even point for the choice of the best load-only rule at each share.",
+    "Mean TTFT is of the requests that were served; where instances fail, look at those that failed too.",
     "One fleet and one kind of traffic, as described below; other fleets, models and loads were not tried.",
     "Attackers that share the fleet's capacity with users by sending requests of their own are modelled only"
     " by what the knobs on the world do to the requests that there are.",
@@ -65,15 +75,15 @@ def report(config: DictConfig) -> dict[str, Any]:
     findings = Findings(config, attacks, rows)
     found: dict[str, Any] = {
         "title": f"Robustness report: {config.name}",
-        "command": "python -m adversary.report " + " ".join(sys.argv[1:]),
+        "command": COMMAND + shlex.join(sys.argv[1:]),
         "versions": _versions(),
         "scenario": _scenario(config, findings),
         **sections(findings),
         "worst_traces": _timelines(config, findings, by_name, directory / "attacks"),
-        "training": _beside(directory, "training.json"),
-        "live": _beside(directory, "live.json"),
+        "training": _beside(directory.parent / "hardening" / "training.json"),
+        "live": _beside(directory.parent / "live" / "live.json"),
         "not_tested": [*NOT_TESTED, *_unfit(config, directory / "attacks")],
-        "commands": ["python -m adversary.report " + " ".join(sys.argv[1:])],
+        "commands": [COMMAND + shlex.join(sys.argv[1:]), *COMMANDS],
     }
     write_json(directory / "report.json", found)
     draw(found, directory)
@@ -88,51 +98,21 @@ def report(config: DictConfig) -> dict[str, Any]:
 
 def _check(config: DictConfig) -> None:
     """Refuse what would only fail after a while."""
-    for group in ("policies", "threats", "attackers", "plan"):
-        if not config[group]:
-            raise ConfigError(
-                f"{group}: there are none; choose an experiment, e.g. experiment=robustness/report"
-            )
-    victims = list(config.policies)
-    if config.reference not in victims:
-        raise ConfigError(f"reference: {config.reference!r} is none of the policies ({', '.join(victims)})")
-    if len(set(config.seeds)) != len(config.seeds) or not config.seeds or min(config.seeds) < 0:
-        raise ConfigError(f"seeds: {list(config.seeds)} must be different whole numbers from 0, at least one")
-    if config.harm_reference not in victims:
-        raise ConfigError(f"harm_reference: {config.harm_reference!r} is none of the policies")
-    if config.attack_seed in config.seeds or config.attack_seed < 0:
-        raise ConfigError(
-            f"attack_seed: {config.attack_seed} must not be negative, nor one of seeds, {list(config.seeds)}:"
-            " an attack is judged on streams that it was not found on"
-        )
+    check(Scenario(config))
     if not config.epsilons or not all(0.0 < each <= 1.0 for each in config.epsilons):
         raise ConfigError(f"epsilons: {list(config.epsilons)} must be shares of the bounds, in (0, 1]")
-    if not config.duration_s > 0 or not config.churn_window_s > 0 or config.num_workers < 1:
+    if config.transfer not in config.attackers:
         raise ConfigError(
-            f"duration_s ({config.duration_s}), churn_window_s ({config.churn_window_s}) and num_workers"
-            f" ({config.num_workers}) must be more than 0"
+            f"transfer: {config.transfer!r} is none of the attackers ({', '.join(config.attackers)})"
         )
-    for threat, attackers in config.plan.items():
-        if threat not in config.threats:
-            raise ConfigError(f"plan.{threat}: no such threat ({', '.join(config.threats)})")
-        for attacker in attackers:
-            if attacker not in config.attackers:
+    if config.num_timelines < 0:
+        raise ConfigError(f"num_timelines: {config.num_timelines} must not be negative")
+    for victim, names in config.defended.items():
+        for name in (victim, *names):
+            if name not in config.policies:
                 raise ConfigError(
-                    f"plan.{threat}: {attacker!r} is none of the attackers ({', '.join(config.attackers)})"
+                    f"defended.{victim}: {name!r} is unknown; give names of {', '.join(config.policies)}"
                 )
-    for group, names in (("only", config.only), ("defended", config.defended)):
-        for key, values in names.items():
-            known = config.attackers if group == "only" else victims
-            for name in (key, *values):
-                if name not in (known if name == key else victims):
-                    raise ConfigError(f"{group}.{key}: {name!r} is unknown; give names of {', '.join(known)}")
-    scenario = Scenario(config)
-    for name in config.threats:
-        scenario.threat(name)
-    for name in victims:
-        build_policy(config, name)
-    build(config.harm, "harm")
-    plan(config)
 
 
 def _versions() -> dict[str, str]:
@@ -184,9 +164,8 @@ def _timelines(
     return found
 
 
-def _beside(directory: Path, name: str) -> Any:
-    """What another command left in the run's directory; None where it has not run."""
-    path = directory / name
+def _beside(path: Path) -> Any:
+    """What ``adversary.harden`` or ``adversary.live`` found in the same run; None where it has not run."""
     return read_json(path) if path.exists() else None
 
 
@@ -197,7 +176,7 @@ def _unfit(config: DictConfig, folder: Path) -> list[str]:
         attack = Attack.load(folder / f"{planned.name}.json")
         if "why" in attack.how:
             found.setdefault(f"{planned.attacker} on {planned.threat}", []).append(planned.target)
-    return [f"{what}: not for {', '.join(names)} (no gradient)." for what, names in found.items()]
+    return [f"{what}: not for {', '.join(names)}, which it cannot attack." for what, names in found.items()]
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="robustness")

@@ -35,14 +35,14 @@ def _worst_s(row: Mapping[str, Any]) -> float:
         for level in ("feature", "world")
         if row[f"worst_{level}"]
     ]
-    return max(worst, default=0.0)
+    return max((each for each in worst if each is not None), default=0.0)
 
 
 def _line(row: Mapping[str, Any], swept: Sequence[str]) -> list[str]:
     line = [row["victim"], _seconds(row["clean"])]
     for threat in swept:
-        found = row["break_even"][threat]
-        line.append(f"{_share(found['round_robin'])}, {_share(found['load_only'])}")
+        found = row["break_even"].get(threat)
+        line.append("not swept" if found is None else ", ".join(_share(each) for each in found.values()))
     for level in ("feature", "world"):
         worst = row[f"worst_{level}"]
         line.append(_seconds(worst["ttft_mean_s"]) if worst else "-")
@@ -52,11 +52,15 @@ def _line(row: Mapping[str, Any], swept: Sequence[str]) -> list[str]:
     return line
 
 
-def _seconds(estimate: Mapping[str, float]) -> str:
+def _seconds(estimate: Mapping[str, float | None]) -> str:
+    if estimate["value"] is None:
+        return "nobody was served"
     return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 
-def _percent(estimate: Mapping[str, float]) -> str:
+def _percent(estimate: Mapping[str, Any]) -> str:
+    if estimate["value"] is None:
+        return "-"
     return f"{100 * estimate['value']:+.0f}% [{100 * estimate['low']:+.0f}%, {100 * estimate['high']:+.0f}%]"
 
 

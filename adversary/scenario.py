@@ -10,12 +10,12 @@ from copy import copy
 from functools import cached_property
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from adversary.attackers.attacker import Attacker
 from adversary.feature.threat import FeatureThreat
 from adversary.game import FeatureGame, Game, WorldGame
-from adversary.harm import Harm
+from adversary.harm import Harm, Naive
 from adversary.world.stream import AttackedStream
 from adversary.world.threat import WorldThreat
 from agents.cells import build_policy
@@ -70,7 +70,10 @@ class Scenario:
     def threat(self, name: str, epsilon: float = 1.0) -> FeatureThreat | WorldThreat:
         """A threat model, with ``epsilon`` of its bounds."""
         path = f"threats.{name}"
-        threat = build(self.config.threats[name], path, epsilon=epsilon)
+        node = OmegaConf.to_container(self.config.threats[name], resolve=True)
+        assert isinstance(node, dict)
+        node["epsilon"] = epsilon * node.get("epsilon", 1.0)
+        threat = build(node, path)
         if not isinstance(threat, FeatureThreat | WorldThreat):
             raise ConfigError(f"{path}: {type(threat).__name__} is no threat model")
         if isinstance(threat, WorldThreat) and threat.duration_s != self.config.duration_s:
@@ -89,8 +92,10 @@ class Scenario:
         """One victim against one threat, on the stream that attacks are looked for on."""
         harm: Harm = build(self.config.harm, "harm")
         spared = self.config.harm_reference
-        policy = self.policy(victim)
-        reference = self.policy(spared if victim != spared else self.config.reference)
+        spared = spared if victim != spared else self.config.reference
+        if harm.needs_reference and spared == victim:
+            harm = Naive()  # against itself nobody fares worse
+        policy, reference = self.policy(victim), self.policy(spared)
         model, seed = self.threat(threat), int(self.config.attack_seed)
         if isinstance(model, WorldThreat):
             return WorldGame(self.open_env, policy, reference, model, harm, seed)

@@ -37,7 +37,7 @@ def timeline(
     routers: dict[str, Any] = {}
     knobs: dict[str, list[float]] = {}
     for name in (victim, *others):
-        played = play(scenario, scenario.policy(name), attack, 1.0, seed, folder)
+        played = play(scenario, name, attack, 1.0, seed, folder)
         ledger = played.rollout.ledger
         routers[name] = _router(ledger, scenario.num_instances, width_s, num_windows)
         if name == victim and played.trace is not None:

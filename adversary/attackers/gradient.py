@@ -28,7 +28,7 @@ class FgsmAttacker:
     def find(self, game: Game, seed: int, model_file: Path) -> Result:
         """Measure what it does."""
         assert isinstance(game, FeatureGame)
-        harm = game.harm_of(Fgsm(game.victim, game.threat, game.num_instances))
+        harm = game.harm_of(lambda victim: Fgsm(victim, game.threat, game.num_instances))
         return Result({"kind": FGSM}, harm, (harm,))
 
 
@@ -40,10 +40,12 @@ class PgdAttacker(FgsmAttacker):
     """
 
     def __init__(self, num_steps: int = 8) -> None:
+        if num_steps < 1:
+            raise ValueError(f"num_steps is {num_steps}, it must be at least 1")
         self.num_steps = num_steps
 
     def find(self, game: Game, seed: int, model_file: Path) -> Result:
         """Measure what it does."""
         assert isinstance(game, FeatureGame)
-        harm = game.harm_of(Pgd(game.victim, game.threat, game.num_instances, self.num_steps))
+        harm = game.harm_of(lambda victim: Pgd(victim, game.threat, game.num_instances, self.num_steps))
         return Result({"kind": PGD, "num_steps": self.num_steps}, harm, (harm,))

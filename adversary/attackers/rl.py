@@ -18,7 +18,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from adversary.attack import MODEL, POSITIONS
 from adversary.attackers.attacker import Result
 from adversary.attackers.found import Found
-from adversary.game import Game, WorldGame
+from adversary.feature.sb3_liar import Sb3Liar
+from adversary.game import FeatureGame, Game
 from adversary.threat import UnitPositions
 from adversary.trace import AttackTrace
 from agents.files import write
@@ -29,10 +30,10 @@ class Rl:
     """Trains an attacker.
 
     Of an attack on the world the worst episode is kept, as it was played; of one on features the trained
-    attacker, which goes on to look at its victim.
+    attacker, without its exploration, which is evaluated by itself in the last of the episodes.
 
     Args:
-        num_evaluations: Episodes of the victim that may be spent.
+        num_evaluations: Episodes of the victim that may be spent; more than ``episodes_per_update``.
         episodes_per_update: Between two updates of the network.
         learning_rate: Of Adam.
         n_epochs: Passes over the episodes of an update.
@@ -49,10 +50,15 @@ class Rl:
         n_epochs: int = 20,
         log_std_init: float = 0.0,
     ) -> None:
-        if num_evaluations < 1 or episodes_per_update < 1 or n_epochs < 1 or not learning_rate > 0:
+        if episodes_per_update < 1 or n_epochs < 1 or not learning_rate > 0:
             raise ValueError(
-                f"num_evaluations is {num_evaluations}, episodes_per_update {episodes_per_update}, n_epochs"
-                f" {n_epochs} and learning_rate {learning_rate}: all must be above 0"
+                f"episodes_per_update is {episodes_per_update}, n_epochs {n_epochs} and learning_rate"
+                f" {learning_rate}: all must be above 0"
+            )
+        if num_evaluations <= episodes_per_update:
+            raise ValueError(
+                f"num_evaluations is {num_evaluations}, it must be more than episodes_per_update,"
+                f" {episodes_per_update}: else nothing is learned"
             )
         self.num_evaluations, self.episodes_per_update = num_evaluations, episodes_per_update
         self.learning_rate, self.n_epochs, self.log_std_init = learning_rate, n_epochs, log_std_init
@@ -63,11 +69,13 @@ class Rl:
 
     def find(self, game: Game, seed: int, model_file: Path) -> Result:
         """Train."""
+        on_features = isinstance(game, FeatureGame)
         env = game.env()
         try:
+            num_updates = (self.num_evaluations - on_features) // self.episodes_per_update
             model, found = learn(
                 env,
-                self.num_evaluations,
+                num_updates,
                 game.num_steps,
                 seed,
                 self.episodes_per_update,
@@ -78,11 +86,13 @@ class Rl:
         finally:
             env.close()
         assert found.best is not None
-        if isinstance(game, WorldGame):
-            rows = UnitPositions(game.knobs).positions(found.best.values).tolist()
-            return Result({"kind": POSITIONS, "rows": rows}, found.harm, tuple(found.curve))
-        write(model_file, lambda temporary: _save(model, temporary))
-        return Result({"kind": MODEL, "file": model_file.name}, found.harm, tuple(found.curve))
+        if isinstance(game, FeatureGame):
+            write(model_file, lambda temporary: _save(model, temporary))
+            harm = game.harm_of(Sb3Liar(model, game.threat, game.num_instances))
+            curve = (*found.curve, max(harm, found.harm))
+            return Result({"kind": MODEL, "file": model_file.name}, harm, curve)
+        rows = UnitPositions(game.knobs).positions(found.best.values).tolist()
+        return Result({"kind": POSITIONS, "rows": rows}, found.harm, tuple(found.curve))
 
 
 def _save(model: PPO, path: Path) -> None:
@@ -91,11 +101,11 @@ def _save(model: PPO, path: Path) -> None:
 
 
 class _Episodes(BaseCallback):
-    """Keeps the worst episode, and ends the training after so many."""
+    """Keeps the worst episode."""
 
-    def __init__(self, found: Found[AttackTrace], num_episodes: int) -> None:
+    def __init__(self, found: Found[AttackTrace]) -> None:
         super().__init__()
-        self._found, self._num_episodes = found, num_episodes
+        self._found = found
         self._harm = 0.0
 
     def _on_step(self) -> bool:
@@ -103,33 +113,31 @@ class _Episodes(BaseCallback):
         if self.locals["dones"][0]:
             self._found.take(self.locals["infos"][0]["trace"], self._harm)
             self._harm = 0.0
-        return len(self._found.curve) < self._num_episodes
+        return True
 
 
 def learn(
     env: gym.Env[Any, Any],
-    num_episodes: int,
+    num_updates: int,
     steps_per_episode: int,
     seed: int,
-    episodes_per_update: int = 5,
-    learning_rate: float = 3e-3,
-    n_epochs: int = 20,
-    log_std_init: float = 0.0,
-    hold_noise: bool = True,
+    episodes_per_update: int,
+    learning_rate: float,
+    n_epochs: int,
+    log_std_init: float,
 ) -> tuple[PPO, Found[AttackTrace]]:
-    """Train an attacker for ``num_episodes`` of its victim's.
+    """Train an attacker for ``num_updates`` times ``episodes_per_update`` episodes of its victim's.
 
     Args:
         env: ``RouteGym/FeatureAdversary-v0`` or ``RouteGym/WorldAdversary-v0``; the sum of an episode's
             rewards is its harm, and the last ``info`` has its ``trace``.
-        num_episodes: Evaluations of the victim that may be spent.
+        num_updates: Of the network.
         steps_per_episode: Of the environment.
         seed: All chance.
-        episodes_per_update: Between two updates of the network.
+        episodes_per_update: Between two updates.
         learning_rate: Of Adam.
         n_epochs: Passes over the episodes of an update.
         log_std_init: Logarithm of the first exploration's spread.
-        hold_noise: Whether exploration is held over an episode.
 
     Returns:
         The trained attacker, and the worst of its episodes, exploration included.
@@ -148,11 +156,10 @@ def learn(
             n_epochs=n_epochs,
             gamma=1.0,  # the harm of an episode is the plain sum
             gae_lambda=0.95,
-            use_sde=hold_noise,
-            sde_sample_freq=steps_per_episode if hold_noise else -1,
+            use_sde=True,
+            sde_sample_freq=steps_per_episode,
             policy_kwargs={"log_std_init": log_std_init, "net_arch": [64, 64]},
             device="cpu",
         )
-        updates = -(-num_episodes // episodes_per_update)
-        model.learn(updates * model.n_steps, _Episodes(found, num_episodes))
+        model.learn(num_updates * model.n_steps, _Episodes(found))
     return model, found

@@ -32,6 +32,10 @@ class Search:
     def __init__(
         self, num_evaluations: int, num_knots: int = 1, spread: float = 1.0, weight: float = 4.0
     ) -> None:
+        if num_evaluations < 1 or num_knots < 1:
+            raise ValueError(
+                f"num_evaluations is {num_evaluations} and num_knots {num_knots}, they must be at least 1"
+            )
         if not spread > 0 or not weight > 0:
             raise ValueError(f"spread is {spread} and weight {weight}, they must be more than 0")
         self.num_evaluations, self.num_knots = num_evaluations, num_knots
@@ -76,7 +80,6 @@ def evolve(
     num_evaluations: int,
     rng: np.random.Generator,
     spread: float = 0.7,
-    population: int | None = None,
 ) -> Found[Values]:
     """Look for the vector in [-1, 1]^num_parameters of the greatest harm.
 
@@ -88,7 +91,6 @@ def evolve(
         num_evaluations: Episodes of the victim that may be spent.
         rng: All chance.
         spread: Standard deviation of the first candidates, around 0.
-        population: Candidates of a generation; null: pycma's default, 4 + 3 ln(num_parameters).
 
     Raises:
         ModuleNotFoundError: pycma is not installed; names the extra.
@@ -112,8 +114,6 @@ def evolve(
         "tolfunhist": 0.0,
         "tolflatfitness": np.inf,
     }
-    if population is not None:
-        options["popsize"] = population
     found: Found[Values] = Found()
     if num_parameters == 1:  # pycma takes two parameters or more
         for position in np.linspace(1.0, -1.0, num_evaluations):

@@ -52,8 +52,8 @@ class _Scrape:
         )
 
 
-_News = tuple[float, int, _Scrape, NDArray[np.bool_]]
-"""When a scrape becomes known, its number, what it says and of which instances."""
+_News = tuple[float, int, int, _Scrape, NDArray[np.bool_]]
+"""When a scrape becomes known, its number, its part's number, what it says and of which instances."""
 
 
 class Scrapes:
@@ -108,8 +108,8 @@ class Scrapes:
             answered = self._rng.random(len(healthy)) >= self._frac_lost
         times_s = np.full(len(healthy), at_s)
         scrape = _Scrape(gauges, times_s, times_s, healthy)
-        for late_s in sorted(set(lag_s.tolist())):
-            news = at_s + late_s, self._num_taken, scrape, answered & (lag_s == late_s)
+        for part, late_s in enumerate(sorted(set(lag_s.tolist()))):
+            news = at_s + late_s, self._num_taken, part, scrape, answered & (lag_s == late_s)
             heappush(self._under_way[router], news)
         self._learn(router, at_s)
 
@@ -122,5 +122,5 @@ class Scrapes:
     def _learn(self, router: int, now_s: float) -> None:
         under_way = self._under_way[router]
         while under_way and under_way[0][0] <= now_s:
-            _, _, scrape, answered = heappop(under_way)
+            _, _, _, scrape, answered = heappop(under_way)
             self._known[router] = self._known[router].updated(scrape, answered)

@@ -1,4 +1,4 @@
-"""Environments with attacked episodes: which, how many, and that an attack there is the one that was found."""
+"""Environments with attacked episodes: which, how many, and that an attack there is the very one found."""
 
 from __future__ import annotations
 

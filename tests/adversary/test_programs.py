@@ -19,9 +19,11 @@ TINY = ("experiment=robustness/tiny", "num_workers=1")
 SHORT = (
     "num_workers=1",
     "seeds=[1,2]",
+    "attack_seed=0",
     "duration_s=10",
     "threats.world.num_windows=2",
     "workload.num_generated=4000",
+    "workload.num_requests=400",
 )
 TRAIN = ("experiment=robustness/train", "workload.num_generated=4000", "workload.num_requests=60")
 
@@ -60,6 +62,12 @@ def test_a_tiny_report_is_whole(made):
     assert by_attack["least_in_flight", "spoof-search@vllm_dp"]["degradation"]["ttft_mean_s"]["value"] == 0.0
     assert report["transfer"]["world"]["targets"] == ["round_robin", "least_in_flight", "vllm_dp"]
     assert report["epsilon"]["spoof"]["epsilons"] == [0.0, 0.5, 1.0]
+    half, whole = report["epsilon"]["world"]["victims"]["vllm_dp"]["ttft_mean_s"][1:]
+    assert half != whole
+    assert (
+        by_attack["vllm_dp", "clean"]["metrics"]["ttft_mean_s"]["low"]
+        < (by_attack["vllm_dp", "clean"]["metrics"]["ttft_mean_s"]["high"])
+    )  # different streams
     [trace] = report["worst_traces"]
     assert len(trace["time_s"]) == 4
     assert all(len(series) == 4 for series in trace["knobs"].values())
@@ -108,9 +116,15 @@ def test_a_report_that_was_stopped_goes_on_and_ends_in_the_same_figures(made, tm
         ((*TINY, "reference=nobody"), "reference: 'nobody' is none of the policies"),
         ((*TINY, "attack_seed=1"), "attack_seed: 1 must not be negative, nor one of seeds"),
         ((*TINY, "epsilons=[0,1]"), "epsilons"),
-        ((*TINY, "plan.spoof=[magic]"), "plan.spoof: 'magic' is none of the attackers"),
-        ((*TINY, "+plan.cloud=[random]"), "plan.cloud: no such threat"),
-        ((*TINY, "+only.search=[nobody]"), "only.search: 'nobody' is unknown"),
+        ((*TINY, "plan.spoof=[magic]"), "plan.spoof: 'magic' is unknown; give names of random, search"),
+        ((*TINY, "plan.spoof=[search,search]"), "plan.spoof: search is given twice"),
+        ((*TINY, "+plan.cloud=[random]"), "plan.cloud: 'cloud' is unknown; give names of spoof, world"),
+        ((*TINY, "harm_reference=nobody"), "harm_reference: 'nobody' is none of the policies"),
+        ((*TINY, "transfer=serach"), "transfer: 'serach' is none of the attackers"),
+        ((*TINY, "warmup_s=100"), "warmup_s: 100"),
+        ((*TINY, "workload.start=first"), "seeds: the stream of seed 1 has .* in common"),
+        ((*TINY, "attackers.search.num_evaluations=0"), "num_evaluations is 0"),
+        ((*TINY, "+only.search=[nobody]"), "only.search: 'nobody' is unknown; give names of round_robin"),
         ((*TINY, "threats.world.num_windows=5"), "5 windows of 5 s are not duration_s"),
         ((*TINY, "threats.world.rate_factor=[2,1]"), "rate_factor: its bounds"),
         ((*TINY, "threats.spoof.budget.max_instances=0"), "max_instances is 0"),
