@@ -81,7 +81,7 @@ fidelity-cpu: $(VENV)/.installed vllm  ## The same with the tiny model on this C
 	$(BIN)/python -m envs.live.serve kind=cpu count=2 profile=runs/live/cpu_tiny.json directory=runs/live -- \
 	  $(BIN)/routegym-fidelity experiment=fidelity_cpu
 
-robustness: $(VENV)/.installed  ## Attack sixteen routers and report how they bear it (an hour).
+robustness: $(VENV)/.installed  ## Attack eighteen routers and report how they bear it (an hour).
 	$(BIN)/routegym-train experiment=robustness/train
 	$(BIN)/routegym-train experiment=robustness/train agent=lodestar_quick total_timesteps=4000
 	$(BIN)/routegym-train experiment=robustness/train agent=linucb total_timesteps=4000

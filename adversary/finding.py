@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from adversary.attack import NONE, Attack
 from adversary.scenario import Scenario
 from agents.processes import run_jobs
+from conf.build import build
 
 WORLD = ("env", "cluster", "world", "workload", "reward", "duration_s")
 """Keys of the config that every episode depends on."""
@@ -65,6 +66,11 @@ def made_of(config: DictConfig, policy: str) -> dict[str, Any]:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     held = {name: plain[name] for name in WORLD}
+    if plain["world"] is not None:
+        held["world"] = repr(build(plain["world"], "world"))  # with what its schedule's file holds
+    path = Path(str(plain["workload"].get("path") or ""))
+    if path.is_file():
+        held["requests"] = hashlib.sha256(path.read_bytes()).hexdigest()
     if policy:
         held["policy"] = plain["policies"][policy]
         if policy in plain["trained"]:

@@ -171,7 +171,7 @@ def test_the_report_of_the_readme_in_a_tiny_form(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "runs" / "robustness" / "robustness" / "report.json").read_text())
-    assert len(report["victims"]) == 10
+    assert len(report["victims"]) == 12
     assert {attack["attacker"] for attack in report["attacks"].values()} == {
         "random",
         "search",
@@ -184,6 +184,8 @@ def test_the_report_of_the_readme_in_a_tiny_form(tmp_path):
         "smg_trust_counters",
         "smg_median",
         "smg_lie_detection",
+        "smg_clip",
+        "smg_fallback",
     }
     assert any("pgd on spoof: not for round_robin" in line for line in report["not_tested"])
 
