@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -18,6 +19,8 @@ from tqdm import tqdm
 from agents.program import use_one_thread
 
 Result = TypeVar("Result")
+GRACE_S = 2.0
+"""Time for a process to clear away what it has not finished."""
 
 
 def run_jobs(
@@ -49,9 +52,22 @@ def run_jobs(
                     yield result
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                for child in multiprocessing.active_children():
-                    child.terminate()  # what it has not finished is not written
+                _end(multiprocessing.active_children())
                 raise
+
+
+def _end(children: Sequence[BaseProcess]) -> None:
+    """End processes: what they have not finished is not written.
+
+    They are asked first, to remove what is half-written. But an executor takes a job that exits for one that
+    failed, and its process goes on with the next job that it holds already.
+    """
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.join(GRACE_S)
+        if child.is_alive():
+            child.kill()
 
 
 def _begin_process() -> None:
