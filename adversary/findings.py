@@ -5,7 +5,7 @@ All figures are means over the seeds with 95 % bootstrap intervals; comparisons 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -123,22 +123,20 @@ class Findings:
         self, victim: str, attack: str, metric: str, epsilon: float = 1.0
     ) -> dict[str, float | None]:
         """A metric with its interval."""
-        return _plain(mean_over_seeds(self.of(victim, attack, metric, epsilon)))
+        return mean_over_seeds(self.of(victim, attack, metric, epsilon)).plain()
 
     def degradation(self, victim: str, attack: str, metric: str = "ttft_mean_s") -> dict[str, float | None]:
         """Its change for the worse against the clean run, paired by seed: of goodput, the share lost."""
         change = relative_difference(self.of(victim, attack, metric), self.of(victim, CLEAN, metric))
         if metric == "goodput_per_s":
             change = Estimate(-change.value, -change.high, -change.low)
-        return _plain(change)
+        return change.plain()
 
     def relative(self, victim: str, attack: str) -> dict[str, float | None]:
         """The victim's mean TTFT against the reference's in the same world, less 1."""
-        return _plain(
-            relative_difference(
-                self.of(victim, attack, "ttft_mean_s"), self.of(self.config.reference, attack, "ttft_mean_s")
-            )
-        )
+        return relative_difference(
+            self.of(victim, attack, "ttft_mean_s"), self.of(self.config.reference, attack, "ttft_mean_s")
+        ).plain()
 
     def worst(self, victim: str, level: str) -> str | None:
         """The attack on this level that harms a victim most, on the world beyond the reference router."""
@@ -405,12 +403,7 @@ def _defences(findings: Findings) -> list[dict[str, Any]]:
                             "attack": attack,
                             "without": findings.degradation(victim, against or attack),
                             "with": findings.degradation(defence, attack),
-                            "clean_change": _plain(change),
+                            "clean_change": change.plain(),
                         }
                     )
     return found
-
-
-def _plain(estimate: Any) -> dict[str, float | None]:
-    values: Mapping[str, float] = estimate._asdict()
-    return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}

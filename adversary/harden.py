@@ -170,9 +170,9 @@ def _compared(name: str, rows: pd.DataFrame, after: str) -> dict[str, Any]:
     return {
         "policy": after,
         "set": name,
-        "before": mean_over_seeds(found[BEFORE][1])._asdict(),
-        "after": mean_over_seeds(found[after][1])._asdict(),
-        "change": change._asdict(),
+        "before": mean_over_seeds(found[BEFORE][1]).plain(),
+        "after": mean_over_seeds(found[after][1]).plain(),
+        "change": change.plain(),
         "worst_before": found[BEFORE][0],
         "worst_after": found[after][0],
     }
@@ -188,16 +188,16 @@ def _words(config: DictConfig, num_attacks: int) -> str:
 
 
 def _markdown(result: dict[str, Any]) -> str:
-    def seconds(estimate: dict[str, float]) -> str:
-        return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+    def seconds(estimate: dict[str, Any]) -> str:
+        return f"{estimate['value']:.3f}" + interval(estimate, "{:.3f}", 1.0)
 
-    def percent(estimate: dict[str, float]) -> str:
-        return " ".join(
-            (
-                f"{100 * estimate['value']:+.1f}%",
-                f"[{100 * estimate['low']:+.1f}%, {100 * estimate['high']:+.1f}%]",
-            )
-        )
+    def percent(estimate: dict[str, Any]) -> str:
+        return f"{100 * estimate['value']:+.1f}%" + interval(estimate, "{:+.1f}%", 100.0)
+
+    def interval(estimate: dict[str, Any], form: str, factor: float) -> str:
+        if estimate["low"] is None:  # of one seed
+            return ""
+        return f" [{form.format(factor * estimate['low'])}, {form.format(factor * estimate['high'])}]"
 
     lines = [["set", "before, s", "after, s", "change", "worst attack before", "after"]]
     for row in result["rows"]:

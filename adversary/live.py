@@ -76,12 +76,8 @@ def compare(config: DictConfig) -> dict[str, Any]:
     found = _found(config, victim, threat_name, ttft_s)
     write_json(directory / "live.json", found)
     for row in found["rows"]:
-        print(
-            f"{row['where']:8s}  in peace {row['clean']['value']:.3f} s, attacked"
-            f" {row['attacked']['value']:.3f} s:"
-            f" {100 * row['change']['value']:+.0f} % [{100 * row['change']['low']:+.0f} %,"
-            f" {100 * row['change']['high']:+.0f} %]"
-        )
+        clean_s, attacked_s, change = (row[name]["value"] for name in ("clean", "attacked", "change"))
+        print(f"{row['where']}: {clean_s:.3f} s in peace, {attacked_s:.3f} s attacked: {100 * change:+.0f} %")
     print(f"results: {directory}")
     return found
 
@@ -123,9 +119,9 @@ def _found(
         rows.append(
             {
                 "where": side,
-                "clean": mean_over_seeds(clean)._asdict(),
-                "attacked": mean_over_seeds(attacked)._asdict(),
-                "change": relative_difference(attacked, clean)._asdict(),
+                "clean": mean_over_seeds(clean).plain(),
+                "attacked": mean_over_seeds(attacked).plain(),
+                "change": relative_difference(attacked, clean).plain(),
             }
         )
     return {

@@ -19,6 +19,10 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def plain(self) -> dict[str, float | None]:
+        """As JSON holds it: None where there is no number, as of an interval over one seed."""
+        return {name: float(each) if np.isfinite(each) else None for name, each in self._asdict().items()}
+
 
 def mean_over_seeds(values: ArrayLike, seed: int = 0) -> Estimate:
     """Mean over seeds, ``[num_seeds]``, with its bootstrap interval."""
