@@ -128,7 +128,8 @@ def _versions() -> dict[str, str]:
 def _scenario(config: DictConfig, findings: Findings) -> dict[str, Any]:
     env = Scenario(config).env()
     names = [traits.name for traits in env.cluster.traits]
-    kinds = {name: names.count(name) for name in dict.fromkeys(names)}
+    of_kind = [name.rpartition("-")[0] or name for name in names]  # the cluster numbers them
+    kinds = {name: of_kind.count(name) for name in dict.fromkeys(of_kind)}
     requests = findings.rows[findings.rows["attack"] == CLEAN]["num_requests"].mean()
     return {
         "fleet": ", ".join(f"{number} x {name}" for name, number in kinds.items()),
