@@ -157,9 +157,9 @@ def _table(report: Report, rows: Any) -> str:
             cells.append(f"{form(value(held.get('clean')))} → {form(value(held.get('worst')))}")
         lines.append(Row(cells, {"kind": kind_of(report, row["victim"])}))
     return table("Every router without an attack and at its worst", header, lines) + paragraph(
-        "Churn: by how much each instance's share of the requests changes from one window to the next, half the"
-        " sum over the instances: 0 is always the same, 1 wholly elsewhere each time. Hot spot: number of"
-        " instances times the largest share of requests that one of them got; 1 is even, the number of instances"
-        " is everything on one.",
+        "Churn: by how much each instance's share of the requests changes from one window to the next, half"
+        " the sum over the instances: 0 is always the same, 1 wholly elsewhere each time. Hot spot: number of"
+        " instances times the largest share of requests that one of them got; 1 is even, the number of"
+        " instances is everything on one.",
         class_="note",
     )
