@@ -199,7 +199,7 @@ def test_text_is_escaped(report):
 
 def test_without_plotly_the_extra_is_named(report, monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(ImportError, match=r"pip install 'routegym\[report\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'routegym\[robustness\]'"):
         page(report)
 
 
