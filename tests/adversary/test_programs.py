@@ -203,7 +203,6 @@ def test_hardening_in_a_tiny_form(tmp_path):
         "attackers.rl.episodes_per_update=1",
         "rounds=1",
         "frac_attacked=0.5",
-        "sets.real.num_requests=300",
     )
     done = run("adversary.harden", *command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
