@@ -27,6 +27,13 @@ def use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether a signal caused it: one that comes in compiled code surfaces as a SystemError, or two."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
+
+
 @contextmanager
 def program(name: str) -> Iterator[None]:
     """Run a program: what a user can mend becomes one line and exit status 2, Ctrl-C or SIGTERM 130.
@@ -39,8 +46,7 @@ def program(name: str) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemError) as error:
-        # A signal that comes while compiled code runs surfaces as a SystemError that it caused.
-        if isinstance(error, SystemError) and not isinstance(error.__cause__, KeyboardInterrupt):
+        if not _is_interrupt(error):
             raise
         print(f"\n{name}: stopped; the same command goes on from what is done", file=sys.stderr)
         sys.exit(130)
