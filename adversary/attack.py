@@ -23,7 +23,8 @@ from adversary.feature.linear import LinearLiar
 from adversary.feature.random_liar import RandomLiar
 from adversary.feature.sb3_liar import Sb3Liar
 from adversary.feature.threat import FeatureThreat
-from adversary.threat import Knob, UnitPositions, Values
+from adversary.threat import Knob, Projector, UnitPositions, Values
+from adversary.world.threat import WorldThreat
 from agents.files import read_json, write_json
 from agents.policy import Policy
 
@@ -92,6 +93,11 @@ class Attack:
                 f" {num_steps} windows and {len(knobs)} knobs: find it anew for this fleet"
             )
         return units.values(rows)
+
+    def values(self, threat: WorldThreat, num_instances: int, seed: int) -> Values:
+        """Those of an attack on the world, as far as the threat model allows what is wanted."""
+        knobs = threat.knobs(num_instances)
+        return Projector(knobs, threat.budget).project(self.wanted(knobs, threat.num_windows, seed))
 
     def liar(
         self,

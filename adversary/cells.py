@@ -6,6 +6,8 @@ figures lie in ``cells/<victim>~<attack>.json``, a row per share and seed. ``cle
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,15 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 from adversary.attack import Attack
 from adversary.feature.episodes import Episodes
 from adversary.feature.threat import FeatureThreat
-from adversary.finding import digest, made_of
+from adversary.finding import ingredients
 from adversary.metrics import robustness_figures
 from adversary.scenario import Scenario
-from adversary.threat import Projector
 from adversary.trace import AttackTrace
 from adversary.validate import violations
 from adversary.world.episode import WorldEpisode
 from adversary.world.threat import WorldThreat
 from agents.files import read_json, write_json
+from agents.keys import digest
 from agents.policy import Policy
 from agents.processes import run_jobs
 from agents.rollout import Rollout
@@ -81,8 +83,7 @@ def play(
 
 def _play_world(scenario: Scenario, policy: Policy, attack: Attack, threat: WorldThreat, seed: int) -> Played:
     episode = WorldEpisode(scenario.open_env(), policy, threat)
-    wanted = attack.wanted(episode.knobs, threat.num_windows, seed)
-    values = Projector(episode.knobs, threat.budget).project(wanted)
+    values = attack.values(threat, scenario.num_instances, seed)
     episode.begin(seed)
     for row in values:
         episode.play_window(row)
@@ -97,7 +98,8 @@ def fill(
 ) -> None:
     """Make the cells that are not there yet."""
     plain = OmegaConf.to_container(config, resolve=True)
-    keys = {cell: _key(config, cell, attacks.get(cell.attack)) for cell in cells}
+    made = ingredients(config)
+    keys = {cell: _key(made[cell.victim], config, cell, attacks.get(cell.attack)) for cell in cells}
     missing = [cell for cell in cells if _held_key(cell.path(folder)) != keys[cell]]
     jobs = [(plain, folder, attacks_folder, cell, attacks.get(cell.attack), keys[cell]) for cell in missing]
     for _ in run_jobs(_fill, jobs, config.num_workers, "cells"):
@@ -141,16 +143,16 @@ def _plain(value: float) -> float | None:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _key(config: DictConfig, cell: Cell, attack: Attack | None) -> str:
+def _key(made: Mapping[str, Any], config: DictConfig, cell: Cell, attack: Attack | None) -> str:
     values = {
-        **made_of(config, cell.victim),
+        **made,
         "attack": attack.key if attack else "",
         "cell": list(cell),
         "seeds": list(config.seeds),
         "warmup_s": config.warmup_s,
         "churn_window_s": config.churn_window_s,
     }
-    return digest(values)
+    return digest(json.dumps(values, sort_keys=True))
 
 
 def _held_key(path: Path) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from adversary.scenario import Scenario
-from adversary.world.stream import stream_rng
+from adversary.world.stream import AttackedStream, stream_rng
 from agents.cells import build_policy
 from conf.build import ConfigError, build
-from envs.workload.replay import Replay
 
 
 def check(scenario: Scenario) -> None:
@@ -65,13 +64,11 @@ def _known(key: str, names: Sequence[str], known: Sequence[str]) -> None:
 def _check_streams(scenario: Scenario) -> None:
     """Streams of different seeds must differ; none may share requests with that attacks are found on."""
     spans = {}
+    stream = scenario.env().workload
+    assert isinstance(stream, AttackedStream)
     for seed in (scenario.config.attack_seed, *scenario.config.seeds):
-        env = scenario.env()
-        env.workload.reset(stream_rng(seed))
-        base = getattr(env.workload, "base", None)
-        if not isinstance(base, Replay):
-            return
-        spans[seed] = set(base.source_rows()[: env.workload.num_requests].tolist())
+        stream.reset(stream_rng(seed))
+        spans[seed] = set(stream.base.source_rows()[: stream.num_requests].tolist())
     first = spans.pop(scenario.config.attack_seed)
     for seed, rows in spans.items():
         if shared := len(rows & first):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from adversary.attack import NONE, Attack
 from adversary.scenario import Scenario
+from agents.keys import digest, made_of
 from agents.processes import run_jobs
-from conf.build import build
 
 WORLD = ("env", "cluster", "world", "workload", "reward", "duration_s")
 """Keys of the config that every episode depends on."""
@@ -35,22 +35,22 @@ class Planned(NamedTuple):
 def plan(config: DictConfig) -> list[Planned]:
     """All attacks that the config asks for; the costly ones first, so that no worker ends with one alone."""
     scenario = Scenario(config)
+    built = {name: scenario.attacker(name) for name in config.attackers}
     planned = []
     for threat, attackers in config.plan.items():
         for attacker in attackers:
-            if not scenario.attacker(attacker).is_targeted:
+            if not built[attacker].is_targeted:
                 planned.append(Planned(threat, attacker, ""))
                 continue
             targets = config.only.get(attacker, list(config.policies))
             planned += [Planned(threat, attacker, target) for target in targets]
-    cost = {each: getattr(scenario.attacker(each.attacker), "num_evaluations", 0) for each in planned}
-    return sorted(planned, key=lambda each: -cost[each])
+    return sorted(planned, key=lambda each: -getattr(built[each.attacker], "num_evaluations", 0))
 
 
 def find_attacks(config: DictConfig, folder: Path) -> list[Attack]:
     """Look for the attacks that are not there yet; return all that there are."""
     planned = plan(config)
-    keys = {each: _key(config, each) for each in planned}
+    keys = _keys(config, planned)
     missing = [each for each in planned if _held_key(folder, each) != keys[each]]
     plain = OmegaConf.to_container(config, resolve=True)
     for _ in run_jobs(
@@ -61,43 +61,27 @@ def find_attacks(config: DictConfig, folder: Path) -> list[Attack]:
     return [attack for attack in attacks if attack.how["kind"] != NONE]
 
 
-def made_of(config: DictConfig, policy: str) -> dict[str, Any]:
-    """Plain values that say what a policy's episodes follow from, but for the attack."""
+def ingredients(config: DictConfig) -> dict[str, dict[str, Any]]:
+    """Policy -> plain values that its episodes follow from, but for attack and seed."""
+    common = {"reward": OmegaConf.to_container(config.reward, resolve=True), "duration_s": config.duration_s}
+    return {policy: made | common for policy, made in made_of(config).items()}
+
+
+def _keys(config: DictConfig, planned: Sequence[Planned]) -> dict[Planned, str]:
+    made = ingredients(config)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    held = {name: plain[name] for name in WORLD}
-    if plain["world"] is not None:
-        held["world"] = repr(build(plain["world"], "world"))  # with what its schedule's file holds
-    path = Path(str(plain["workload"].get("path") or ""))
-    if path.is_file():
-        held["requests"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    if policy:
-        held["policy"] = plain["policies"][policy]
-        if policy in plain["trained"]:
-            folder = Path(plain["trained"][policy])
-            files = sorted(path for path in folder.iterdir() if path.suffix in (".npz", ".pt"))
-            held["trained"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-    return held
-
-
-def digest(values: Any) -> str:
-    """A name of plain values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _key(config: DictConfig, planned: Planned) -> str:
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return digest(
-        {
-            **made_of(config, planned.target),
-            "spared": [made_of(config, name) for name in (config.harm_reference, config.reference)],
-            "threat": plain["threats"][planned.threat],
-            "attacker": plain["attackers"][planned.attacker],
-            "harm": plain["harm"],
-            "attack_seed": config.attack_seed,
-        }
-    )
+    common = {
+        "spared": [made[name] for name in (config.harm_reference, config.reference)],
+        "harm": plain["harm"],
+        "attack_seed": config.attack_seed,
+    }
+    keys = {}
+    for each in planned:
+        own = {"target": made.get(each.target), "threat": plain["threats"][each.threat]}
+        own["attacker"] = plain["attackers"][each.attacker]
+        keys[each] = digest(json.dumps(common | own, sort_keys=True))
+    return keys
 
 
 def _held_key(folder: Path, planned: Planned) -> str:

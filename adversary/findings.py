@@ -18,9 +18,8 @@ from adversary.scenario import Scenario
 from adversary.words import in_words
 from adversary.world.threat import WorldThreat
 from agents.comparison import Estimate, mean_over_seeds, relative_difference
-from agents.defences.defence import innermost
+from agents.defences.defence import is_learned
 from agents.heuristics.heuristic import Heuristic
-from agents.policy import Learner, Trainable
 from conf.build import build
 
 METRICS = (
@@ -45,7 +44,7 @@ def kinds(config: DictConfig) -> dict[str, str]:
         policy = build(node, f"policies.{name}")
         if name in defended:
             found[name] = "defended"
-        elif isinstance(innermost(policy), Trainable | Learner):
+        elif is_learned(policy):
             found[name] = "learned"
         else:
             found[name] = policy.kind if isinstance(policy, Heuristic) else "other"
@@ -70,12 +69,13 @@ def cells_of(config: DictConfig, attacks: Sequence[Attack]) -> list[Cell]:
     victims, whole = list(config.policies), (1.0,)
     curve = tuple(sorted({*config.epsilons, 1.0}))
     levels = {name: _level(config, name) for name in config.threats}
+    yardsticks = {config.reference, *load_only(config)}
     cells = [Cell(victim, CLEAN, whole) for victim in victims]
     for attack in attacks:
         in_curve = {attack.target} if attack.attacker == config.transfer and attack.target else set()
         played = set(victims) if in_curve or not attack.target else {attack.target, config.reference}
         if in_curve and levels[attack.threat] == "world":
-            in_curve |= {config.reference, *load_only(config)}
+            in_curve |= yardsticks
         for victim in victims:
             if victim in played:
                 cells.append(Cell(victim, attack.name, curve if victim in in_curve else whole))
@@ -395,13 +395,12 @@ def _defences(findings: Findings) -> list[dict[str, Any]]:
                     attack = findings.curve_attack(threat, target)
                     if attack is None or not findings.has(defence, attack):
                         continue
-                    against = attack if target == defence else findings.curve_attack(threat, victim)
                     found.append(
                         {
                             "victim": victim,
                             "defence": defence,
                             "attack": attack,
-                            "without": findings.degradation(victim, against or attack),
+                            "without": findings.degradation(victim, attack),
                             "with": findings.degradation(defence, attack),
                             "clean_change": change.plain(),
                         }

@@ -24,11 +24,12 @@ from adversary.cells import CLEAN, Cell, fill, read
 from adversary.config import register
 from adversary.config_check import check
 from adversary.finding import WORLD, find_attacks
+from adversary.page.wording import interval
 from adversary.scenario import Scenario
 from agents.comparison import mean_over_seeds, relative_difference
+from agents.defences.defence import is_learned
 from agents.files import write, write_json
 from agents.markdown import table
-from agents.policy import Learner, Trainable
 from agents.program import program
 from agents.run_directory import claim
 from agents.train import train
@@ -95,7 +96,7 @@ def _check(config: DictConfig) -> None:
             f"rounds ({config.rounds}) must be at least 1, frac_attacked ({config.frac_attacked}) in (0, 1]"
         )
     check(Scenario(config))
-    if not isinstance(build(config.agent, "agent"), Trainable | Learner):
+    if not is_learned(build(config.agent, "agent")):
         raise ConfigError(f"agent: {config.agent._target_} has nothing to learn; harden one that does")
     for name, node in config.sets.items():
         build(node, f"sets.{name}")
@@ -188,25 +189,14 @@ def _words(config: DictConfig, num_attacks: int) -> str:
 
 
 def _markdown(result: dict[str, Any]) -> str:
-    def seconds(estimate: dict[str, Any]) -> str:
-        return f"{estimate['value']:.3f}" + interval(estimate, "{:.3f}", 1.0)
-
-    def percent(estimate: dict[str, Any]) -> str:
-        return f"{100 * estimate['value']:+.1f}%" + interval(estimate, "{:+.1f}%", 100.0)
-
-    def interval(estimate: dict[str, Any], form: str, factor: float) -> str:
-        if estimate["low"] is None:  # of one seed
-            return ""
-        return f" [{form.format(factor * estimate['low'])}, {form.format(factor * estimate['high'])}]"
-
     lines = [["set", "before, s", "after, s", "change", "worst attack before", "after"]]
     for row in result["rows"]:
         lines.append(
             [
                 row["set"],
-                seconds(row["before"]),
-                seconds(row["after"]),
-                percent(row["change"]),
+                interval(row["before"], "{:.3f}".format),
+                interval(row["after"], "{:.3f}".format),
+                interval(row["change"], "{:+.1%}".format),
                 row["worst_before"],
                 row["worst_after"],
             ]

@@ -19,8 +19,7 @@ from adversary.attack import FGSM, NONE, PGD, Attack
 from adversary.feature.deception import Deception
 from adversary.feature.liar import Liar
 from adversary.feature.threat import FeatureThreat
-from adversary.threat import Projector
-from adversary.world.stream import AttackedStream
+from adversary.world.stream import AttackedStream, calm_stream
 from adversary.world.threat import WorldThreat
 from agents.policy import Policy
 from envs.cluster import Cluster, Request
@@ -94,7 +93,7 @@ class AttackedRoutingEnv(RoutingEnv):
         self._threats = dict(threats)
         self._folders = [Path(path).parent for path in attacks]
         self._attacks = [Attack.load(Path(path)) for path in attacks]
-        self._calm = WorldThreat(window_s=duration_s, num_windows=1, rate_factor=[0.5, 1.0])
+        self._calm = calm_stream(workload, duration_s)
         self._deception: Deception | None = None
         self._liar: Liar | None = None
         if not self._attacks and frac_attacked > 0.0:
@@ -142,19 +141,11 @@ class AttackedRoutingEnv(RoutingEnv):
         threat = self._threats[self._attacks[place].threat] if place >= 0 else None
         num_instances = len(self.cluster.traits)
         if isinstance(threat, WorldThreat):
-            knobs = threat.knobs(num_instances)
-            seed = int(chance.integers(2**31))
-            wanted = self._attacks[place].wanted(knobs, threat.num_windows, seed)
-            values = Projector(knobs, threat.budget).project(wanted)
+            values = self._attacks[place].values(threat, num_instances, int(chance.integers(2**31)))
             self._disturbed.world = replace(self._world, schedule=threat.schedule(values))
-            stream = AttackedStream(self._base, threat)
+            self.workload = AttackedStream(self._base, threat, values)
         else:
-            values = self._calm.neutral(0)
-            stream = AttackedStream(self._base, self._calm)
-        stream.reset(chance)
-        for row in values:
-            stream.give(row)  # stays given over the reset to come
-        self.workload = stream
+            self.workload = self._calm
         if isinstance(threat, FeatureThreat):
             attack, folder = self._attacks[place], self._folders[place]
             liar = attack.liar(threat, num_instances, _no_victims, folder)

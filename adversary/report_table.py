@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adversary.page.wording import interval
 from agents.markdown import table
 
 
@@ -52,16 +53,12 @@ def _line(row: Mapping[str, Any], swept: Sequence[str]) -> list[str]:
     return line
 
 
-def _seconds(estimate: Mapping[str, float | None]) -> str:
-    if estimate["value"] is None:
-        return "nobody was served"
-    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+def _seconds(estimate: Mapping[str, Any]) -> str:
+    return "nobody was served" if estimate["value"] is None else interval(estimate, "{:.3f}".format)
 
 
 def _percent(estimate: Mapping[str, Any]) -> str:
-    if estimate["value"] is None:
-        return "-"
-    return f"{100 * estimate['value']:+.0f}% [{100 * estimate['low']:+.0f}%, {100 * estimate['high']:+.0f}%]"
+    return "-" if estimate["value"] is None else interval(estimate, "{:+.0%}".format)
 
 
 def _share(epsilon: float | None) -> str:

@@ -6,17 +6,16 @@ the very same requests in peace.
 
 from __future__ import annotations
 
-from copy import copy
+from copy import copy, deepcopy
 from functools import cached_property
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from adversary.attackers.attacker import Attacker
 from adversary.feature.threat import FeatureThreat
 from adversary.game import FeatureGame, Game, WorldGame
 from adversary.harm import Harm, Naive
-from adversary.world.stream import AttackedStream
+from adversary.world.stream import calm_stream
 from adversary.world.threat import WorldThreat
 from agents.cells import build_policy
 from agents.policy import Policy
@@ -30,6 +29,7 @@ class Scenario:
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
+        self._policies: dict[str, Policy] = {}
 
     @cached_property
     def _workload(self) -> Workload:
@@ -56,16 +56,14 @@ class Scenario:
     def env(self) -> RoutingEnv:
         """The environment of an episode in an undisturbed world, which lasts ``duration_s``."""
         env = self.open_env()
-        calm = WorldThreat(window_s=self.config.duration_s, num_windows=1, rate_factor=[0.5, 1.0])
-        stream = AttackedStream(env.workload, calm)
-        stream.reset(np.random.default_rng(0))
-        stream.give(calm.neutral(0)[0])  # stays given over the resets to come
-        env.workload = stream
+        env.workload = calm_stream(env.workload, self.config.duration_s)
         return env
 
     def policy(self, name: str) -> Policy:
-        """A victim, as it is before any episode."""
-        return build_policy(self.config, name)
+        """A victim, as it is before any episode; what it learned is read from disk once."""
+        if name not in self._policies:
+            self._policies[name] = build_policy(self.config, name)
+        return deepcopy(self._policies[name])
 
     def threat(self, name: str, epsilon: float = 1.0) -> FeatureThreat | WorldThreat:
         """A threat model, with ``epsilon`` of its bounds."""

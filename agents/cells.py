@@ -7,11 +7,9 @@ whose key still fits is not made again; one that is begins its recording anew to
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from agents.build_env import build_env
 from agents.defences.defence import innermost, learns, with_innermost
 from agents.files import read_json, write_json, write_parquet
+from agents.keys import digest, made_of
 from agents.online import load_learner
 from agents.policy import Policy, Trainable
 from agents.processes import run_jobs
@@ -107,36 +106,11 @@ def run(config: DictConfig, directory: Path) -> list[Cell]:
 
 
 def _keys(config: DictConfig) -> dict[Cell, str]:
-    world = {
-        name: OmegaConf.to_container(config[name], resolve=True) for name in ("env", "cluster", "workload")
+    return {
+        Cell(policy, seed): digest(json.dumps({**made, "seed": seed}, sort_keys=True))
+        for policy, made in made_of(config).items()
+        for seed in config.seeds
     }
-    trace = getattr(build(config.workload, "workload"), "trace", None)
-    if config.world is not None:
-        world["world"] = repr(build(config.world, "world"))  # with what its schedule's file holds
-    if "endpoints" in config.cluster:  # the same file may come to name other servers
-        world["instances"] = [asdict(traits) for traits in build(config.cluster, "cluster").traits]
-    world["trace"] = _digest(*(getattr(trace, field.name) for field in fields(trace))) if trace else ""
-    keys = {}
-    for name, node in config.policies.items():
-        folder = Path(config.trained[name]) if name in config.trained else None
-        checkpoints = (
-            sorted(path for path in folder.iterdir() if path.suffix in (".npz", ".pt")) if folder else []
-        )
-        made_of = {
-            **world,
-            "policy": OmegaConf.to_container(node, resolve=True),
-            "trained": [_digest(path.read_bytes()) for path in checkpoints],
-        }
-        for seed in config.seeds:
-            keys[Cell(str(name), seed)] = _digest(json.dumps({**made_of, "seed": seed}, sort_keys=True))
-    return keys
-
-
-def _digest(*values: Any) -> str:
-    digest = hashlib.sha256()
-    for value in values:
-        digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
-    return digest.hexdigest()
 
 
 def _held_key(path: Path) -> str:

@@ -27,12 +27,11 @@ from agents import cells
 from agents.build_env import build_env
 from agents.cells import Cell, build_policy
 from agents.config import register
-from agents.defences.defence import innermost
+from agents.defences.defence import is_learned
 from agents.files import write, write_json, write_parquet
 from agents.metrics import figures, requests_of
 from agents.overlap import greatest_overlap
 from agents.plots import ttft_cdf, ttft_over_time
-from agents.policy import Learner, Trainable
 from agents.program import program
 from agents.run_directory import claim
 from agents.summary import markdown_table, summarise
@@ -107,8 +106,7 @@ def _check(config: DictConfig) -> None:
 
 
 def _learns(config: DictConfig, name: str) -> bool:
-    agent = innermost(build(config.policies[name], f"policies.{name}"))
-    return isinstance(agent, Trainable | Learner)
+    return is_learned(build(config.policies[name], f"policies.{name}"))
 
 
 def _over_time(ledger: pd.DataFrame, window_s: float) -> pd.DataFrame:

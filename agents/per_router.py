@@ -11,6 +11,12 @@ import numpy as np
 from agents.policy import Decision, Policy
 from envs.feedback import Feedback
 from envs.observation import Observation
+from envs.routing import RoutingEnv
+
+
+def per_router(policy: Policy, env: RoutingEnv) -> Policy:
+    """The policy, or where there are several routers a copy for each."""
+    return policy if env.num_routers == 1 else PerRouter(policy, env.num_routers, lambda: env.router)
 
 
 class PerRouter:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from agents.defences.defence import learns
-from agents.per_router import PerRouter
+from agents.per_router import per_router
 from agents.policy import Policy
 from envs.feedback import Feedback
 from envs.live.recorder import Recorder
@@ -133,8 +133,7 @@ def finish(
 def play(env: RoutingEnv, policy: Policy, seed: int, recorder: Recorder | None = None) -> Rollout:
     """Let ``policy`` route the stream of ``seed`` from its start to its end; a copy of it per router."""
     num_learned = 0 if learns(policy) else None
-    if env.num_routers > 1:
-        policy = PerRouter(policy, env.num_routers, lambda: env.router)
+    policy = per_router(policy, env)
     policy.reset(policy_rng(seed))
     if recorder is not None:
         recorder.begin_episode(seed)

@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 from agents.build_env import build_env
 from agents.config import register
-from agents.defences.defence import innermost
+from agents.defences.defence import innermost, is_learned
 from agents.files import read_json, write_json
 from agents.online import learn_online
 from agents.plots import learning_curve
-from agents.policy import Learner, Trainable
+from agents.policy import Trainable
 from agents.program import program
 from agents.recording import digest, recorder_of
 from agents.run_directory import claim
@@ -96,7 +96,7 @@ def train(config: DictConfig) -> Path:
             f"agent: a defence cannot train {type(inside).__name__}, which has a loop of its own; train that"
             " alone, and evaluate it with the defence around it, by trained.NAME"
         )
-    if not isinstance(inside, Trainable | Learner):
+    if not is_learned(agent):
         raise ConfigError(f"agent: {config.agent._target_} has nothing to learn; evaluate it as it is")
     if config.record and isinstance(agent, Trainable):
         raise ConfigError(

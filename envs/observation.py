@@ -232,6 +232,9 @@ REQUEST_FEATURES: tuple[Feature, ...] = (
 )
 """Entries of ``observation["request"]``, in order."""
 
+INSTANCE_NAMES: tuple[str, ...] = tuple(feature.name for feature in INSTANCE_FEATURES)
+"""Names of the columns of ``observation["instances"]``, in order."""
+
 REACHABLE: tuple[str, ...] = tuple(
     feature.name
     for feature in INSTANCE_FEATURES

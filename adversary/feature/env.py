@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from adversary.feature.deceived import require_decision
 from adversary.feature.deception import Deception
-from adversary.feature.episodes import Episodes, aligned, per_router
+from adversary.feature.episodes import Episodes, aligned
 from adversary.feature.sight import Sight
 from adversary.feature.spoof import Spoof
 from adversary.feature.threat import FeatureThreat
@@ -32,6 +32,7 @@ from adversary.threat import Budget
 from adversary.trace import AttackTrace
 from agents.heuristics.round_robin import RoundRobin
 from agents.heuristics.vllm_dp import VLLMDataParallel
+from agents.per_router import per_router
 from agents.policy import Policy
 from agents.rollout import policy_rng
 from envs.emulator.fleet import cluster as emulated_cluster

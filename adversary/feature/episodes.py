@@ -20,7 +20,7 @@ from adversary.feature.threat import FeatureThreat
 from adversary.harm import Losses
 from adversary.threat import Knob
 from adversary.trace import AttackTrace
-from agents.per_router import PerRouter
+from agents.per_router import per_router
 from agents.policy import Policy
 from agents.rollout import Rollout, finish, policy_rng, replay
 from envs.routing import RoutingEnv
@@ -125,11 +125,6 @@ class Episodes:
             policy.reset(policy_rng(seed))
             rollout = finish(self.env, policy, replay(self.env, seed, (), ()))
         return np.array(waited_s), rollout
-
-
-def per_router(policy: Policy, env: RoutingEnv) -> Policy:
-    """The policy, or where there are several routers a copy for each."""
-    return policy if env.num_routers == 1 else PerRouter(policy, env.num_routers, lambda: env.router)
 
 
 def aligned(losses: Floats, num_decisions: int) -> Floats:

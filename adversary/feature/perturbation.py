@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adversary.threat import Knob, Values
-from envs.observation import INSTANCE_FEATURES, INSTANCE_HIGH, INSTANCE_LOW, REACHABLE
+from envs.observation import INSTANCE_HIGH, INSTANCE_LOW, INSTANCE_NAMES, REACHABLE
 
 Instances = NDArray[np.float32]
 """Raw features of the instances, ``[num_instances, num_instance_features]``."""
-NAMES = tuple(feature.name for feature in INSTANCE_FEATURES)
 
 
 def columns_of(features: Sequence[str], allow_router_features: bool) -> NDArray[np.intp]:
@@ -31,8 +30,8 @@ def columns_of(features: Sequence[str], allow_router_features: bool) -> NDArray[
     if isinstance(features, str) or not features:
         raise ValueError(f"features is {features!r}: name at least one in a list, e.g. {REACHABLE[0]}")
     for place, name in enumerate(features):
-        if name not in NAMES:
-            near = get_close_matches(str(name), NAMES, n=3, cutoff=0.5) or NAMES
+        if name not in INSTANCE_NAMES:
+            near = get_close_matches(str(name), INSTANCE_NAMES, n=3, cutoff=0.5) or INSTANCE_NAMES
             raise ValueError(f"instances have no feature {name!r}; the nearest are {', '.join(near)}")
         if name in features[:place]:
             raise ValueError(f"feature {name} is given twice: leave one of them out")
@@ -41,7 +40,7 @@ def columns_of(features: Sequence[str], allow_router_features: bool) -> NDArray[
                 f"feature {name} is measured or known by the router itself, out of an attacker's reach:"
                 f" choose among {', '.join(REACHABLE)}, or say allow_router_features: true"
             )
-    return np.array([NAMES.index(name) for name in features])
+    return np.array([INSTANCE_NAMES.index(name) for name in features])
 
 
 class Perturbation(ABC):

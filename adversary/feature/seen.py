@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adversary.feature.drop import Drop
-from adversary.feature.perturbation import NAMES
 from adversary.feature.quantise import Quantise
 from adversary.feature.scale import Scale
 from adversary.feature.shift import Shift
@@ -20,7 +19,7 @@ from adversary.feature.spoof import Spoof
 from adversary.feature.swap import Swap
 from adversary.feature.threat import FeatureThreat
 from adversary.validate import Violation
-from envs.observation import INSTANCE_FEATURES, Observation
+from envs.observation import INSTANCE_FEATURES, INSTANCE_NAMES, Observation
 
 ROUNDING = 1e-6
 """Of float32, relative."""
@@ -49,7 +48,7 @@ def mistakes(
         limits = np.broadcast_to(limit, bad.shape)
         for step, instance, column in np.argwhere(bad):
             place = (step, instance, column)
-            what = f"{NAMES[column]} of instance {instance}"
+            what = f"{INSTANCE_NAMES[column]} of instance {instance}"
             found.append(Violation(int(step), rule, what, float(value[place]), float(limits[place])))
 
     for name in ("request", "mask"):
@@ -59,9 +58,9 @@ def mistakes(
     is_so = np.array([look["instances"] for look in true], np.float64)
     shown = np.array([look["instances"] for look in seen], np.float64)
     valid = np.array([look["mask"] for look in true]) != 0
-    touchable = np.zeros(len(NAMES), np.bool_)
+    touchable = np.zeros(len(INSTANCE_NAMES), np.bool_)
     for perturbation in threat.perturbations:
-        touchable |= np.isin(NAMES, perturbation.features)
+        touchable |= np.isin(INSTANCE_NAMES, perturbation.features)
     differs = ~((is_so == shown) | (np.isnan(is_so) & np.isnan(shown)))
     note(differs & ~(touchable & valid[:, :, None]), "untouched", shown, is_so)
     note(~np.isfinite(shown), "finite", shown, np.inf)
@@ -90,7 +89,7 @@ def _allowed(perturbation: Any, epsilon: float, true: Array, valid: NDArray[np.b
     """Least and most that may be seen, ``[num_steps, num_instances, num_features]`` each."""
     low, high = np.full_like(true, -np.inf), np.full_like(true, np.inf)
     for name in perturbation.features:
-        column = NAMES.index(name)
+        column = INSTANCE_NAMES.index(name)
         values = true[:, :, column]
         if isinstance(perturbation, Scale):
             share = epsilon * perturbation.share

@@ -22,7 +22,7 @@ import numpy as np
 from adversary.threat import Values, neutral
 from adversary.world.stream import AttackedStream, stream_rng
 from adversary.world.threat import WorldThreat
-from agents.per_router import PerRouter
+from agents.per_router import per_router
 from agents.policy import Learner, Policy
 from agents.rollout import Begun, Rollout, policy_rng
 from envs.emulator.disturbed import DisturbedCluster
@@ -83,9 +83,8 @@ class WorldEpisode:
         self.stream.forget()
         self.stream.reset(stream_rng(seed))
         self._values = neutral(self.knobs)
-        self._acting: Policy = deepcopy(self.policy) if isinstance(self.policy, Learner) else self.policy
-        if self.env.num_routers > 1:
-            self._acting = PerRouter(self._acting, self.env.num_routers, lambda: self.env.router)
+        policy = deepcopy(self.policy) if isinstance(self.policy, Learner) else self.policy
+        self._acting = per_router(policy, self.env)
         self._acting.reset(policy_rng(seed))
 
     def play_window(self, values: Values) -> tuple[int, float]:

@@ -39,10 +39,8 @@ def materialise(base: Workload, threat: WorldThreat, values: Values, seed: int) 
     """
     schedule = threat.schedule(values)
     require_valid(threat.knobs(threat.num_instances(values.shape[1])), threat.budget, values)
-    stream = AttackedStream(base, threat)
+    stream = AttackedStream(base, threat, values)
     stream.reset(stream_rng(seed))
-    for row in values:
-        stream.give(row)
     requests = []
     while not stream.exhausted:
         requests.append(stream.pop())

@@ -13,6 +13,7 @@ arrives. So the same values give the same requests whether they are given all at
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf, nextafter
 
@@ -33,6 +34,12 @@ def stream_rng(seed: int) -> np.random.Generator:
     return seeding.np_random(seed)[0].spawn(1)[0]
 
 
+def calm_stream(base: Workload, duration_s: float) -> AttackedStream:
+    """The trace's own requests, for so long: what an attack of that length is compared with."""
+    threat = WorldThreat(window_s=duration_s, num_windows=1, rate_factor=[0.5, 1.0])
+    return AttackedStream(base, threat, threat.neutral(0))
+
+
 class AttackedStream:
     """Open-loop ``Workload``: a trace's requests as a ``WorldThreat`` changes them.
 
@@ -43,6 +50,7 @@ class AttackedStream:
     Args:
         base: Whose requests; its clock begins with its first request.
         threat: What may be done to them.
+        values: What is done in all windows, ``[num_windows, num_knobs]``; empty: they are given later.
 
     Raises:
         ValueError: ``base`` is no trace in open loop. From ``reset``: it is shorter than the attack.
@@ -50,14 +58,14 @@ class AttackedStream:
 
     closed_loop = False
 
-    def __init__(self, base: Workload, threat: WorldThreat) -> None:
+    def __init__(self, base: Workload, threat: WorldThreat, values: Sequence[Values] | Values = ()) -> None:
         if not isinstance(base, Replay):
             raise ValueError(
                 f"the workload is a {type(base).__name__}: only a trace in open loop can be attacked, such as"
                 " workload=generated, mooncake, azure, recording or stored"
             )
         self.base, self.threat = base, threat
-        self._given: list[Traffic] = []
+        self._given: list[Traffic] = [threat.traffic(row) for row in values]
         self._chances: NDArray[np.float64] = np.empty((0, 4))  # [num_requests of the trace, 4], in [0, 1)
         self._begin()
 

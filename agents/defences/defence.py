@@ -16,20 +16,14 @@ from typing import Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.policy import Decision, Learner, Policy
+from agents.policy import Decision, Learner, Policy, Trainable
 from envs.feedback import Feedback
-from envs.observation import (
-    FRAC_KV_CACHE_USAGE,
-    FRAC_PREFIX_HITS,
-    NUM_RUNNING,
-    NUM_WAITING,
-    Observation,
-)
+from envs.observation import INSTANCE_NAMES, REACHABLE, Observation
 
 Rows = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 
-GAUGES = (NUM_WAITING, NUM_RUNNING, FRAC_KV_CACHE_USAGE, FRAC_PREFIX_HITS)
+GAUGES = tuple(INSTANCE_NAMES.index(name) for name in REACHABLE)
 """Columns that instances report themselves, so that one which lies can choose them."""
 
 
@@ -133,6 +127,11 @@ def innermost(agent: Any) -> Any:
 def learns(agent: Any) -> bool:
     """Whether it learns while it routes, be it inside of defences."""
     return isinstance(innermost(agent), Learner)
+
+
+def is_learned(agent: Any) -> bool:
+    """Whether it learns, while it routes or beforehand, be it inside of defences."""
+    return isinstance(innermost(agent), Trainable | Learner)
 
 
 def distrusted_by(policy: Any) -> Flags:

@@ -18,22 +18,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.defences.defence import GAUGES
 from agents.files import read_json, write_json
 from agents.program import program
 from envs.live.recording import Recording, matrix
-from envs.observation import INSTANCE_FEATURES
+from envs.observation import INSTANCE_FEATURES, INSTANCE_NAMES, REACHABLE
 
 Ranges = dict[str, list[float]]
 """Feature -> [lowest, highest]."""
 
-NAMES = tuple(feature.name for feature in INSTANCE_FEATURES)
-GAUGE_NAMES = tuple(NAMES[column] for column in GAUGES)
-
 
 def fit(
     parts: Iterable[tuple[NDArray[np.generic], NDArray[np.generic]]],
-    features: Sequence[str] = GAUGE_NAMES,
+    features: Sequence[str] = REACHABLE,
     margin: float = 0.0,
 ) -> Ranges:
     """The ranges of some features over observations.
@@ -67,11 +63,11 @@ def fit(
 
 def column_of(name: str) -> int:
     """Which column a feature is. Raises ``ValueError`` with the nearest names where it is unknown."""
-    if name not in NAMES:
-        near = get_close_matches(name, NAMES, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(NAMES)}"
+    if name not in INSTANCE_NAMES:
+        near = get_close_matches(name, INSTANCE_NAMES, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(INSTANCE_NAMES)}"
         raise ValueError(f"no instance has a feature {name!r}; {hint}")
-    return NAMES.index(name)
+    return INSTANCE_NAMES.index(name)
 
 
 def check(ranges: Mapping[str, Any], source: str = "ranges") -> Ranges:
@@ -122,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m agents.defences.ranges", description="Fit ranges for clip.")
     parser.add_argument("recordings", nargs="+", help="directories of recordings of clean episodes")
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
-    parser.add_argument("--features", nargs="+", default=GAUGE_NAMES, help="(default: what instances report)")
+    parser.add_argument("--features", nargs="+", default=REACHABLE, help="(default: what instances report)")
     parser.add_argument("--margin", type=float, default=0.0, help="widths to add on either side (default 0)")
     options = parser.parse_args()
     with program("agents.defences.ranges"):

@@ -65,7 +65,7 @@ def test_the_program_fits_what_a_recording_saw(tmp_path):
     command = [sys.executable, "-m", "agents.defences.ranges", str(tmp_path / "recording")]
     subprocess.run([*command, "--output", str(tmp_path / "ranges.json")], check=True, capture_output=True)
     fitted = ranges.load(tmp_path / "ranges.json")
-    assert tuple(fitted) == ranges.GAUGE_NAMES
+    assert tuple(fitted) == columns.REACHABLE
     assert fitted["num_running"][0] == 0.0 < fitted["num_running"][1] <= 60
     failed = subprocess.run(
         [*command, "--output", str(tmp_path / "x.json"), "--features", "turn"], capture_output=True, text=True
@@ -76,4 +76,4 @@ def test_the_program_fits_what_a_recording_saw(tmp_path):
 
 def test_gauges_are_what_instances_report():
     scraped = [feature.name for feature in columns.INSTANCE_FEATURES if feature.staleness == "scraped"]
-    assert set(ranges.GAUGE_NAMES) == set(scraped) - {"snapshot_age_s"}
+    assert set(columns.REACHABLE) == set(scraped) - {"snapshot_age_s"}
