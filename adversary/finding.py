@@ -11,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from adversary.attack import NONE, Attack
 from adversary.scenario import Scenario
+from adversary.world import files
+from adversary.world.threat import WorldThreat
 from agents.keys import digest, made_of
 from agents.processes import run_jobs
 
@@ -101,4 +103,16 @@ def _find(plain: Any, folder: Path, planned: Planned, key: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         how, harm, curve = attacker.find(game, config.attack_seed, model_file)
         attack = Attack(*planned, how=how, harm=harm, curve=list(curve), key=key)
+        _write_down(attack, scenario, folder)
     attack.save(folder)
+
+
+def _write_down(attack: Attack, scenario: Scenario, folder: Path) -> None:
+    """An attack on the world as it was on the stream it was found on: files that replay anywhere."""
+    threat = scenario.threat(attack.threat)
+    if isinstance(threat, WorldThreat):
+        seed = int(scenario.config.attack_seed)
+        values = attack.values(threat, scenario.num_instances, seed)
+        files.save(
+            folder / attack.name, *files.materialise(scenario.open_env().workload, threat, values, seed)
+        )

@@ -14,6 +14,7 @@ The same config gives the same bytes.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from importlib import metadata
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from adversary.attack import Attack
@@ -45,6 +47,9 @@ COMMANDS = (
     "make robustness    (trains the learned routers, then makes the report)",
     "make harden    (adversarial training)",
     "make live-attack    (an attack on real vLLM servers)",
+    "routegym-evaluate cluster={cluster} workload=stored workload.path={attack}/requests.parquet world=quiet"
+    " world.schedule={attack}/schedule.json warmup_s=0 seeds=[{seed}]"
+    "    (replays an attack on the world; add experiment=heuristics, or other routers)",
 )
 NOT_TESTED = (
     "Attacks found by search are not looked for anew at each share of the bounds: a break-even point is where"
@@ -83,7 +88,7 @@ def report(config: DictConfig) -> dict[str, Any]:
         "training": _beside(directory.parent / "hardening" / "training.json"),
         "live": _beside(directory.parent / "live" / "live.json"),
         "not_tested": [*NOT_TESTED, *_unfit(config, directory / "attacks")],
-        "commands": [COMMAND + shlex.join(sys.argv[1:]), *COMMANDS],
+        "commands": [COMMAND + shlex.join(sys.argv[1:]), *_commands(config, directory)],
     }
     write_json(directory / "report.json", found)
     draw(found, directory)
@@ -113,6 +118,13 @@ def _check(config: DictConfig) -> None:
                 raise ConfigError(
                     f"defended.{victim}: {name!r} is unknown; give names of {', '.join(config.policies)}"
                 )
+
+
+def _commands(config: DictConfig, directory: Path) -> list[str]:
+    cluster = HydraConfig.get().runtime.choices["cluster"]
+    attack = Path(os.path.relpath(directory), "attacks", "ATTACK")  # no one's absolute paths in a report
+    told = {"cluster": cluster, "attack": attack, "seed": config.attack_seed}
+    return [command.format(**told) for command in COMMANDS]
 
 
 def _versions() -> dict[str, str]:

@@ -80,6 +80,20 @@ def test_a_tiny_report_is_whole(made):
     )
 
 
+def test_an_attack_on_the_world_replays_in_the_evaluator_to_the_harm_that_was_found(made, tmp_path):
+    attack = made / "attacks" / "world-search@vllm_dp"
+    report = json.loads((made / "report.json").read_text())
+    [command] = [line for line in report["commands"] if line.startswith("routegym-evaluate")]
+    parts = command.split("    (")[0].replace("runs/robustness_tiny/robustness/attacks/ATTACK", str(attack))
+    policies = ("+agent@policies.vllm_dp=vllm_dp", "+agent@policies.round_robin=round_robin")
+    done = run("agents.evaluate", *parts.split()[1:], *policies, "reference=round_robin", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    [file] = tmp_path.rglob("results.parquet")
+    mean_s = {row["policy"]: row["ttft_mean_s"] for row in pq.read_table(file).to_pylist()}
+    found = json.loads(attack.with_suffix(".json").read_text())["harm"]
+    assert mean_s["vllm_dp"] - mean_s["round_robin"] == pytest.approx(found, rel=1e-9)
+
+
 def test_the_same_command_makes_nothing_anew_and_the_same_bytes(made):
     before = {path: path.stat().st_mtime_ns for path in (made / "cells").iterdir()}
     bytes_before = (made / "report.json").read_bytes(), (made / "report.html").read_bytes()
