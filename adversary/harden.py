@@ -69,15 +69,17 @@ def harden(config: DictConfig) -> dict[str, Any]:
         trained[name] = str(_train(config, directory / name, pool, folder))
         pool += _find(config, name, trained, folder)
     after = names[-1]
-    rows = {"clean": _rows(config, trained, [], directory, "clean")}
-    noise = [attack for attack in pool if not attack.target]
-    rows["random"] = _rows(config, trained, noise, directory, "attacked")
-    for name in config.sets:
-        rows[name] = _rows(config, trained, [], directory, name)
     of_both = [attack for attack in pool if attack.target in (BEFORE, after)]
-    rows["adversarial"] = _rows(config, trained, of_both, directory, "attacked")
+    under = {"random": [attack for attack in pool if not attack.target], "adversarial": of_both}
+    for threat in config.plan if len(config.plan) > 1 else ():
+        under[f"adversarial, {threat}"] = [attack for attack in of_both if attack.threat == threat]
+    rows = {kind: _rows(config, trained, [], directory, kind) for kind in ("clean", *config.sets)}
+    for name, attacks in under.items():
+        if attacks:
+            rows[name] = _rows(config, trained, attacks, directory, "attacked")
+    agent = config.agent._target_.rpartition(".")[2]
     result = {
-        "rows": [_compared(name, found, after) for name, found in rows.items()],
+        "rows": [{"policy": agent, "set": name} | _compared(found, after) for name, found in rows.items()],
         "words": _words(config, len(of_both)),
         "notes": {name: list(build(node, f"sets.{name}").notes) for name, node in config.sets.items()},
     }
@@ -95,7 +97,11 @@ def _check(config: DictConfig) -> None:
         raise ConfigError(
             f"rounds ({config.rounds}) must be at least 1, frac_attacked ({config.frac_attacked}) in (0, 1]"
         )
-    check(Scenario(config))
+    scenario = Scenario(config)
+    check(scenario)
+    looking = {attacker for attackers in config.plan.values() for attacker in attackers}
+    if not any(scenario.attacker(attacker).is_targeted for attacker in looking):
+        raise ConfigError(f"plan: {', '.join(looking)} look at no victim; plan one that does, such as search")
     if not is_learned(build(config.agent, "agent")):
         raise ConfigError(f"agent: {config.agent._target_} has nothing to learn; harden one that does")
     for name, node in config.sets.items():
@@ -157,7 +163,7 @@ def _rows(
     return read(cells, folder)
 
 
-def _compared(name: str, rows: pd.DataFrame, after: str) -> dict[str, Any]:
+def _compared(rows: pd.DataFrame, after: str) -> dict[str, Any]:
     """Each policy under the attack that is worst for it, by its mean over the seeds."""
     found = {}
     for policy in (BEFORE, after):
@@ -169,8 +175,6 @@ def _compared(name: str, rows: pd.DataFrame, after: str) -> dict[str, Any]:
         )
     change = relative_difference(found[after][1], found[BEFORE][1])
     return {
-        "policy": after,
-        "set": name,
         "before": mean_over_seeds(found[BEFORE][1]).plain(),
         "after": mean_over_seeds(found[after][1]).plain(),
         "change": change.plain(),

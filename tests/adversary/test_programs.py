@@ -222,7 +222,13 @@ def test_hardening_in_a_tiny_form(tmp_path):
     assert done.returncode == 0, done.stderr
     directory = tmp_path / "runs" / "robustness" / "hardening"
     result = json.loads((directory / "training.json").read_text())
-    assert [row["set"] for row in result["rows"]] == ["clean", "random", "synthetic", "real", "adversarial"]
+    assert {row["policy"] for row in result["rows"]} == {"LinUCB"}
+    by_set = {row["set"]: row for row in result["rows"]}
+    named = ["adversarial", "adversarial, spoof", "adversarial, world"]
+    assert list(by_set) == ["clean", "synthetic", "real", "random", *named]
+    for when in ("before", "after"):  # the worst of all is the worst of one
+        worst_s, *of_threats = (by_set[name][when]["value"] for name in named)
+        assert worst_s == max(of_threats)
     assert "| adversarial" in (directory / "training.md").read_text()
     config = (directory / "round_1" / "config.yaml").read_text()
     assert "world-rl@before.json" in config
@@ -231,3 +237,18 @@ def test_hardening_in_a_tiny_form(tmp_path):
     again = run("adversary.harden", *command, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert (directory / "training.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("rounds=0",), r"rounds \(0\) must be at least 1"),
+        (("plan.spoof=[random]", "plan.world=[random]"), "plan: random look at no victim"),
+        (("agent=smg_least_load",), "SmgLeastLoad has nothing to learn"),
+    ],
+)
+def test_a_hardening_that_could_not_harden_is_refused(tmp_path, arguments, message):
+    done = run("adversary.harden", "experiment=robustness/harden", *SHORT, *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.search(message, done.stderr), done.stderr
+    assert not (tmp_path / "runs").exists()
