@@ -30,6 +30,16 @@ from agents.policy import Policy
 
 NONE, NOISE, POSITIONS, LINEAR = "none", "noise", "positions", "linear"
 FGSM, PGD, MODEL = "fgsm", "pgd", "model"
+NEEDED = {
+    NONE: "why",
+    NOISE: "seed",
+    POSITIONS: "rows",
+    LINEAR: "parameters",
+    FGSM: "",
+    PGD: "num_steps",
+    MODEL: "file",
+}
+"""Kind of attack -> what its ``how`` must hold."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +84,11 @@ class Attack:
         held = read_json(path)
         try:
             attack = cls(**held)
-            if attack.how["kind"] not in (NONE, NOISE, POSITIONS, LINEAR, FGSM, PGD, MODEL):
-                raise ValueError(f"its kind is {attack.how['kind']!r}")
+            kind = attack.how["kind"]
+            if kind not in NEEDED:
+                raise ValueError(f"its kind is {kind!r}")
+            if NEEDED[kind] and NEEDED[kind] not in attack.how:
+                raise ValueError(f"of kind {kind} without {NEEDED[kind]}")
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{path}: not an attack ({error}); delete it to find it anew") from error
         return attack

@@ -111,7 +111,7 @@ def read(cells: list[Cell], folder: Path) -> pd.DataFrame:
     rows = [
         {"victim": cell.victim, "attack": cell.attack} | row
         for cell in cells
-        for row in read_json(cell.path(folder))["rows"]
+        for row in _held(cell.path(folder))["rows"]
     ]
     return pd.DataFrame(rows)
 
@@ -156,4 +156,11 @@ def _key(made: Mapping[str, Any], config: DictConfig, cell: Cell, attack: Attack
 
 
 def _held_key(path: Path) -> str:
-    return str(read_json(path).get("key")) if path.exists() else ""
+    return str(_held(path)["key"]) if path.exists() else ""
+
+
+def _held(path: Path) -> dict[str, Any]:
+    held = read_json(path)
+    if not isinstance(held, dict) or not {"key", "rows"} <= set(held) or not isinstance(held["rows"], list):
+        raise ValueError(f"{path}: no results of a router under an attack; delete it to have them made anew")
+    return held

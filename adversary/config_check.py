@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from adversary.scenario import Scenario
 from adversary.world.stream import AttackedStream, stream_rng
+from adversary.world.threat import WorldThreat
 from agents.cells import build_policy
 from conf.build import ConfigError, build
 
@@ -43,6 +44,7 @@ def check(scenario: Scenario) -> None:
     for attacker, targets in config.only.items():
         _known(f"only.{attacker}", [attacker], list(config.attackers))
         _known(f"only.{attacker}", targets, victims)
+    _known("trained", list(config.trained), victims)
     build(config.harm, "harm")
     for name in config.attackers:
         scenario.attacker(name)
@@ -62,19 +64,34 @@ def _known(key: str, names: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _check_streams(scenario: Scenario) -> None:
-    """Streams of different seeds must differ; none may share requests with that attacks are found on."""
+    """Streams of different seeds must differ; none may share requests with that attacks are found on.
+
+    With all that an attack may bring forward from later in the trace.
+    """
+    config = scenario.config
+    base = scenario.env().workload
+    assert isinstance(base, AttackedStream)
+    threats = [scenario.threat(name) for name in config.threats]
+    worlds = [AttackedStream(base.base, each) for each in threats if isinstance(each, WorldThreat)]
+    longest = max([base, *worlds], key=lambda stream: stream.most_needed_s)
     spans = {}
-    stream = scenario.env().workload
-    assert isinstance(stream, AttackedStream)
-    for seed in (scenario.config.attack_seed, *scenario.config.seeds):
-        stream.reset(stream_rng(seed))
-        spans[seed] = set(stream.base.source_rows()[: stream.num_requests].tolist())
-    first = spans.pop(scenario.config.attack_seed)
+    for seed in (config.attack_seed, *config.seeds):
+        longest.reset(stream_rng(seed))
+        stretch = longest.base.stretch
+        times_s = longest.base.trace.arrived_at_s[stretch.start : stretch.stop]
+        times_s = times_s - times_s[0]
+        if not (times_s[times_s < config.duration_s] >= config.warmup_s).any():
+            raise ConfigError(
+                f"warmup_s: no request of seed {seed} arrives between {config.warmup_s:g} s and duration_s,"
+                f" {config.duration_s:g} s; lower it"
+            )
+        spans[seed] = set(longest.base.source_rows()[times_s < longest.most_needed_s].tolist())
+    first = spans.pop(config.attack_seed)
     for seed, rows in spans.items():
         if shared := len(rows & first):
             raise ConfigError(
                 f"seeds: the stream of seed {seed} has {shared} of its {len(rows)} requests in common with"
-                f" that of attack_seed, {scenario.config.attack_seed}: choose other seeds,"
+                f" that of attack_seed, {config.attack_seed}: choose other seeds,"
                 " workload.start=random with fewer num_requests, or a longer trace"
             )
         for other, held in spans.items():

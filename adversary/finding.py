@@ -60,6 +60,10 @@ def find_attacks(config: DictConfig, folder: Path) -> list[Attack]:
     ):
         pass
     attacks = [Attack.load(folder / f"{each.name}.json") for each in planned]
+    scenario = Scenario(config)
+    for attack in attacks:
+        if attack.how["kind"] != NONE and not (folder / attack.name).exists():
+            _write_down(attack, scenario, folder)
     return [attack for attack in attacks if attack.how["kind"] != NONE]
 
 

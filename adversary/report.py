@@ -23,7 +23,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from adversary.attack import Attack
 from adversary.cells import CLEAN, fill, read
@@ -54,6 +54,10 @@ COMMANDS = (
 NOT_TESTED = (
     "Attacks found by search are not looked for anew at each share of the bounds: a break-even point is where"
     " the attack found at full strength, made weaker, breaks the router; another might break it sooner.",
+    "Trained attackers and worst of N were turned on some routers only, and what others than search found was"
+    " played on its target and on round robin alone; the tab of attackers shows where they found more.",
+    "Only the threat models described here were played. conf/adversary has more: gauges that come late, are"
+    " missing, rounded, shifted or swapped; failing instances, flushed caches, longer prompts, late scrapes.",
     "Attackers see the true state of the fleet at every decision, but not the victim's weights (PGD and FGSM"
     " do); those who know less are weaker.",
     "The worst attack on a router is the worst on the streams that it is told for; its interval does not"
@@ -78,6 +82,8 @@ def report(config: DictConfig) -> dict[str, Any]:
     rows = read(cells, directory / "cells")
     write_parquet(directory / "results.parquet", rows)
     findings = Findings(config, attacks, rows)
+    hardening = directory.parent / "hardening"
+    differs = _differs(config, hardening)
     found: dict[str, Any] = {
         "title": f"Robustness report: {config.name}",
         "command": COMMAND + shlex.join(sys.argv[1:]),
@@ -85,9 +91,9 @@ def report(config: DictConfig) -> dict[str, Any]:
         "scenario": _scenario(config, findings),
         **sections(findings),
         "worst_traces": _timelines(config, findings, by_name, directory / "attacks"),
-        "training": _beside(directory.parent / "hardening" / "training.json"),
+        "training": None if differs else _beside(hardening / "training.json"),
         "live": _beside(directory.parent / "live" / "live.json"),
-        "not_tested": [*NOT_TESTED, *_unfit(config, directory / "attacks")],
+        "not_tested": [*NOT_TESTED, *_unfit(config, directory / "attacks"), *differs],
         "commands": [COMMAND + shlex.join(sys.argv[1:]), *_commands(config, directory)],
     }
     write_json(directory / "report.json", found)
@@ -103,12 +109,19 @@ def report(config: DictConfig) -> dict[str, Any]:
 
 def _check(config: DictConfig) -> None:
     """Refuse what would only fail after a while."""
-    check(Scenario(config))
+    scenario = Scenario(config)
+    check(scenario)
     if not config.epsilons or not all(0.0 < each <= 1.0 for each in config.epsilons):
         raise ConfigError(f"epsilons: {list(config.epsilons)} must be shares of the bounds, in (0, 1]")
     if config.transfer not in config.attackers:
         raise ConfigError(
             f"transfer: {config.transfer!r} is none of the attackers ({', '.join(config.attackers)})"
+        )
+    planned = [threat for threat, attackers in config.plan.items() if config.transfer in attackers]
+    if not planned or not scenario.attacker(config.transfer).is_targeted:
+        raise ConfigError(
+            f"transfer: {config.transfer!r} must be in the plan of a threat and look at its victims: its"
+            " attacks are turned on all routers, at every share of the bounds; choose another, such as search"
         )
     if config.num_timelines < 0:
         raise ConfigError(f"num_timelines: {config.num_timelines} must not be negative")
@@ -159,7 +172,7 @@ def _scenario(config: DictConfig, findings: Findings) -> dict[str, Any]:
 def _timelines(
     config: DictConfig, findings: Findings, attacks: dict[str, Attack], folder: Path
 ) -> list[dict[str, Any]]:
-    """The attacks that did most beyond the reference router, one for each victim at most."""
+    """The attacks that did most beyond the reference router, one for each victim and level at most."""
     worst = []
     for victim in findings.victims:
         for level in ("feature", "world"):
@@ -180,6 +193,16 @@ def _timelines(
 def _beside(path: Path) -> Any:
     """What ``adversary.harden`` or ``adversary.live`` found in the same run; None where it has not run."""
     return read_json(path) if path.exists() else None
+
+
+def _differs(config: DictConfig, hardening: Path) -> list[str]:
+    """Why training beside this run is not shown: it was in another world."""
+    if not (hardening / "config.yaml").exists():
+        return []
+    held = OmegaConf.load(hardening / "config.yaml")
+    keys = [key for key in WORLD if OmegaConf.select(held, key) != config[key]]
+    words = f"The training against attacks in {os.path.relpath(hardening)} was in another world"
+    return [f"{words} ({', '.join(keys)}): it is not shown."] if keys else []
 
 
 def _unfit(config: DictConfig, folder: Path) -> list[str]:

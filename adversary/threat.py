@@ -114,6 +114,17 @@ def check_knobs(knobs: Sequence[Knob]) -> None:
             raise ValueError(f"two knobs are named {name}: leave one of them out")
 
 
+def check_switches(knobs: Sequence[Knob], budget: Budget) -> None:
+    """Raise ``ValueError`` where the budget leaves a switch that can never be thrown."""
+    for knob in knobs:
+        if knob.is_switch and budget.max_slope is not None and budget.max_slope * budget.window < 1.0:
+            raise ValueError(
+                f"max_slope is {budget.max_slope:g} over a window of {budget.window}: {knob.name} goes from 0"
+                f" to 1 at once and could never be thrown; give at least {1.0 / budget.window:g}, or leave it"
+                " out"
+            )
+
+
 def neutral(knobs: Sequence[Knob]) -> Values:
     """The values that disturb nothing, ``[num_knobs]``."""
     return np.array([knob.neutral for knob in knobs])

@@ -29,16 +29,26 @@ def made_of(config: DictConfig) -> dict[str, dict[str, Any]]:
     world["trace"] = digest(*(getattr(trace, field.name) for field in fields(trace))) if trace else ""
     made = {}
     for name, node in config.policies.items():
+        policy = OmegaConf.to_container(node, resolve=True)
         folder = Path(config.trained[name]) if name in config.trained else None
         checkpoints = (
             sorted(path for path in folder.iterdir() if path.suffix in (".npz", ".pt")) if folder else []
         )
         made[str(name)] = {
             **world,
-            "policy": OmegaConf.to_container(node, resolve=True),
+            "policy": policy,
+            "files": [digest(path.read_bytes()) for path in _files_in(policy)],
             "trained": [digest(path.read_bytes()) for path in checkpoints],
         }
     return made
+
+
+def _files_in(node: Any) -> list[Path]:
+    """The files that a policy's settings name."""
+    if isinstance(node, dict | list):
+        values = node.values() if isinstance(node, dict) else node
+        return [path for value in values for path in _files_in(value)]
+    return [Path(node)] if isinstance(node, str) and Path(node).is_file() else []
 
 
 def digest(*values: Any) -> str:

@@ -14,6 +14,7 @@ request stream it replays anywhere, from a JSON file (``Schedule.save``, ``Sched
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -129,7 +130,8 @@ class Schedule:
     def save(self, path: str | Path) -> None:
         """Write it to a file that ``load`` reads, one event a line; whole or not at all."""
         lines = ",\n".join(f"  {json.dumps(event.row())}" for event in self)
-        part = Path(f"{path}.part")
+        path = Path(path)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         part.write_text(f'{{"events": [\n{lines}\n]}}\n', encoding="utf-8")
         part.replace(path)
 

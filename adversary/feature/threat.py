@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from adversary.feature.perturbation import Perturbation
-from adversary.threat import Budget, Knob, check_knobs
+from adversary.threat import Budget, Knob, check_knobs, check_switches
 
 
 class FeatureThreat:
@@ -25,6 +25,7 @@ class FeatureThreat:
     def __init__(self, perturbations: Sequence[Perturbation], budget: Budget, epsilon: float = 1.0) -> None:
         self.perturbations, self.budget, self.epsilon = tuple(perturbations), budget, epsilon
         check_knobs(self.knobs(2))
+        check_switches(self.knobs(2), budget)
         for perturbation in self.perturbations:
             least = perturbation.least_instances
             if budget.max_instances is not None and budget.max_instances < least:

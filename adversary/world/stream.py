@@ -7,8 +7,9 @@
         request = stream.pop()
 
 Whatever chance decides of a request (whether it is among the ``frac_overflow`` that run to the cap) is drawn
-for all requests of the trace when the stream is reset, and compared with the values of the window in which it
-arrives. So the same values give the same requests whether they are given all at once or one by one.
+for all requests of the trace when the stream is reset. Of the ``n`` requests that arrive in a window with
+``frac_overflow`` those run to the cap whose draws are the ``floor(frac_overflow * n)`` lowest: never more
+than that share. The same values give the same requests whether they are given all at once or one by one.
 """
 
 from __future__ import annotations
@@ -70,6 +71,12 @@ class AttackedStream:
         self._begin()
 
     @property
+    def most_needed_s(self) -> float:
+        """Seconds of the trace that an attack may use up."""
+        factors = [knob.high for knob in self.threat.knobs(0) if knob.name == "rate_factor"]
+        return self.threat.duration_s * max(factors, default=1.0)
+
+    @property
     def num_given(self) -> int:
         """Windows whose values were given."""
         return len(self._given)
@@ -123,8 +130,7 @@ class AttackedStream:
     def reset(self, rng: np.random.Generator) -> None:
         """Begin anew with the windows given so far; ``rng`` serves the trace first, then this."""
         self.base.reset(rng)
-        factors = [knob.high for knob in self.threat.knobs(0) if knob.name == "rate_factor"]
-        needed_s = self.threat.duration_s * max(factors, default=1.0)
+        needed_s = self.most_needed_s
         times_s, stretch = self.base.trace.arrived_at_s, self.base.stretch
         lasts_s = float(times_s[stretch[-1]] - times_s[stretch[0]])
         if lasts_s < needed_s:
@@ -173,38 +179,43 @@ class AttackedStream:
         last_at_s = nextafter(ends_at_s, 0.0)
         at_once: list[Request] = []
         later: list[Request] = []
+        arriving: list[Request] = []
         while self.base.next_arrival_at_s() < ends_at_s + self._ahead_s:
-            request = self.base.pop()
-            chances = self._chances[request.request_id]
-            if chances[3] < traffic.frac_synchronised:
-                at_once.append(self._changed(request, begins_at_s, traffic, chances))
+            arriving.append(self.base.pop())
+        chances = self._chances[[request.request_id for request in arriving]]
+        fractions = (traffic.frac_unshared, traffic.frac_overflow, traffic.frac_synchronised)
+        hits = zip(*map(_lowest, chances[:, :3].T, fractions), strict=True)
+        for request, (is_unshared, is_overflow, is_at_once), draw in zip(
+            arriving, hits, chances[:, 3].tolist(), strict=True
+        ):
+            changed = self._changed(request, traffic, is_unshared, is_overflow, draw)
+            if is_at_once:
+                at_once.append(replace(changed, arrived_at_s=begins_at_s))
                 continue
             after_s = (request.arrived_at_s - base_begins_at_s) / traffic.rate_factor
-            at_s = min(begins_at_s + after_s, last_at_s)  # rounding
-            later.append(self._changed(request, at_s, traffic, chances))
+            later.append(replace(changed, arrived_at_s=min(begins_at_s + after_s, last_at_s)))  # rounding
         for request in at_once + later:
             self._requests.append(replace(request, request_id=len(self._requests)))
 
     def _changed(
-        self, request: Request, at_s: float, traffic: Traffic, chances: NDArray[np.float64]
+        self, request: Request, traffic: Traffic, is_unshared: bool, is_overflow: bool, draw: float
     ) -> Request:
-        unshared, working_set, overflow = chances[:3].tolist()
+        """``draw`` in [0, 1) says in which part of a larger working set it falls."""
         num_prompt, num_output = request.num_prompt_tokens, request.num_output_tokens
         hashes = request.block_hashes
         if traffic.prompt_factor != 1.0:
             num_prompt = self._scaled(num_prompt, num_output, traffic.prompt_factor)
             # What follows a cut prompt, or its first part, is no longer what was answered.
             hashes = hashes[: min(num_prompt, request.num_prompt_tokens) // self.block_size]
-        if unshared < traffic.frac_unshared:
+        if is_unshared:
             hashes = _salted(hashes, -1 - request.request_id)
-        elif salt := int(working_set * traffic.working_set_factor):
+        elif salt := int(draw * traffic.working_set_factor):
             hashes = _salted(hashes, salt)
-        if overflow < traffic.frac_overflow:
+        if is_overflow:
             assert self.threat.overflow_tokens is not None
             num_output = max(num_output, self.threat.overflow_tokens)
         return replace(
             request,
-            arrived_at_s=at_s,
             num_prompt_tokens=num_prompt,
             num_output_tokens=num_output,
             block_hashes=hashes,
@@ -217,6 +228,13 @@ class AttackedStream:
             return wanted
         assert self.threat.max_model_len is not None
         return min(wanted, max(num_prompt, self.threat.max_model_len - num_output))
+
+
+def _lowest(draws: NDArray[np.float64], fraction: float) -> NDArray[np.bool_]:
+    """Which of the draws are among the lowest, as many as are at most this fraction of them."""
+    hit = np.zeros(len(draws), np.bool_)
+    hit[np.argsort(draws, kind="stable")[: int(fraction * len(draws) + 1e-9)]] = True  # 0.29 * 100 < 29
+    return hit
 
 
 def _salted(hashes: NDArray[np.int64], salt: int) -> NDArray[np.int64]:

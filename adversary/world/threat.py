@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from adversary.threat import Budget, Knob, Values, check_knobs, neutral
+from adversary.threat import Budget, Knob, Values, check_knobs, check_switches, neutral
 from envs.cluster import InstanceTraits
 from envs.world import (
     FAIL,
@@ -72,7 +72,7 @@ class WorldThreat:
         overflow_tokens: That cap, to be given with it.
         frac_synchronised: Most of ``Traffic.frac_synchronised``.
         slowdown: Most times as long that an instance's steps may take.
-        failures: Whether instances may be killed; they are started again in the first window after.
+        failures: Whether instances may be killed; they serve again in the first window after.
         cache_flushes: Whether prefix caches may be emptied, at most once a window.
         scrape_lag_s: Most that what is scraped of an instance may come late.
         epsilon: Share of all these bounds that is used, in (0, 1]; switches have no smaller form.
@@ -127,6 +127,7 @@ class WorldThreat:
             if given is not None and given < 1:
                 raise ValueError(f"{name} is {given}: it must be at least 1 token")
         check_knobs(self.knobs(1))
+        check_switches(self.knobs(1), self.budget)
 
     @property
     def duration_s(self) -> float:
@@ -162,6 +163,12 @@ class WorldThreat:
             raise ValueError(
                 f"failures with a budget of max_instances {'null' if most is None else most} could kill all"
                 f" {len(traits)} instances at once: allow fewer"
+            )
+        if world.cold_start_s > 0.0:
+            raise ValueError(
+                f"failures, and a world with a cold_start_s of {world.cold_start_s:g} s: an instance would be"
+                " away for longer than its switch is on, and more than max_instances at once; set"
+                " world.cold_start_s to 0, an attack may keep an instance down for more windows"
             )
         if world.absent or world.mean_time_to_failure_s is not None:
             raise ValueError(

@@ -10,6 +10,7 @@ a content id and the notes lie in the file's metadata.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,8 @@ def save(trace: Trace, path: str | Path) -> None:
         "notes": list(trace.notes),
     }
     table = pa.table(columns).replace_schema_metadata({KEY: json.dumps(about).encode()})
-    part = Path(f"{path}.part")
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # what a killed program leaves is known as that
     pq.write_table(table, part, compression="zstd")
     part.replace(path)
 

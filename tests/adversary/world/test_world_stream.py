@@ -243,3 +243,23 @@ def test_it_is_a_workload_of_the_environment():
             _, _, done, _, _ = env.step(num % 4)
             num += 1
         assert num == stream.num_requests
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.floats(0.0, 0.6), min_size=5, max_size=5), st.integers(0, 9))
+def test_never_more_than_the_share_of_a_window_is_hit(fractions, seed):
+    each = WorldThreat(
+        2.0, 5, frac_unshared=0.6, frac_overflow=0.6, overflow_tokens=999, frac_synchronised=0.6
+    )
+    base = requests(output_max=300)
+    found = played(AttackedStream(base, each), np.repeat(np.array([fractions]).T, 3, axis=1), seed)
+    plain = played(AttackedStream(base, each), each.neutral(0), seed)
+    assert len(found) == len(plain)
+    known = {hash for request in plain for hash in request.block_hashes.tolist()}
+    for window, fraction in enumerate(fractions):
+        own = [request for request in found if window == request.arrived_at_s // 2.0]
+        most = int(fraction * len(own) + 1e-9)
+        assert sum(request.num_output_tokens == 999 for request in own) == most
+        assert sum(request.arrived_at_s == 2.0 * window for request in own[1:]) <= most
+        strange = [r for r in own if len(r.block_hashes) and not known & set(r.block_hashes.tolist())]
+        assert len(strange) <= most

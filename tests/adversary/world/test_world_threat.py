@@ -131,8 +131,9 @@ def test_a_threat_without_knobs_is_none():
     [
         ({"budget": Budget()}, World(), "max_instances null could kill all 4 instances"),
         ({"budget": Budget(max_instances=4)}, World(), "max_instances 4 could kill all 4 instances"),
-        ({}, World(absent=[1]), "no instance is absent"),
-        ({}, World(mean_time_to_failure_s=60.0), "none fails by chance"),
+        ({}, World(), "an instance would be away for longer than its switch is on"),
+        ({}, World(cold_start_s=0.0, absent=[1]), "no instance is absent"),
+        ({}, World(cold_start_s=0.0, mean_time_to_failure_s=60.0), "none fails by chance"),
         ({}, World(scrape_lag_s=1.0), "the world's scrape_lag_s is 1.0 and the attack turns it too"),
         (
             {},
@@ -143,7 +144,7 @@ def test_a_threat_without_knobs_is_none():
     ],
 )
 def test_worlds_that_do_not_fit_are_named(changes, world, message):
-    threat().check(TRAITS, World())
+    threat().check(TRAITS, World(cold_start_s=0.0))
     with pytest.raises(ValueError, match=message):
         threat(**changes).check(TRAITS, world)
 
@@ -163,7 +164,7 @@ def test_configs_build_and_spell_every_setting(name):
     each = build(node, "threat")
     assert set(node) - {"_target_"} == set(WorldThreat.__dataclass_fields__)
     long = [replace(trait, max_model_len=131072) for trait in TRAITS]
-    each.check(long, World())
+    each.check(long, World(cold_start_s=0.0))
     values = UnitPositions(each.knobs(4)).values(np.zeros(len(each.knobs(4))))
     assert neutral(each.knobs(4))[0] == values[0] == 1.0
     with pytest.raises(ConfigError, match=r"threat\.rate_facter: .* did you mean rate_factor"):

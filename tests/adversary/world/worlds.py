@@ -11,7 +11,7 @@ FLEET = {
     "h100": {"count": 2, "profile": "h100_llama-3.1-8b", "max_model_len": 8192},
     "l40s": {"count": 2, "profile": "l40s_llama-3.1-8b", "max_model_len": 8192},
 }
-WORLD = World(cold_start_s=1.5, network_delay_s=0.003, network_jitter_s=0.002, frac_scrapes_lost=0.05)
+WORLD = World(cold_start_s=0.0, network_delay_s=0.003, network_jitter_s=0.002, frac_scrapes_lost=0.05)
 
 
 def requests(**changes):
