@@ -14,6 +14,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from adversary.cells import CLEAN, Cell, read
+
 ROOT = Path(__file__).parents[2]
 TINY = ("experiment=robustness/tiny", "num_workers=1")
 SHORT = (
@@ -136,7 +138,14 @@ def test_a_report_that_was_stopped_goes_on_and_ends_in_the_same_figures(made, tm
         ((*TINY, "+plan.cloud=[random]"), "plan.cloud: 'cloud' is unknown; give names of spoof, world"),
         ((*TINY, "harm_reference=nobody"), "harm_reference: 'nobody' is none of the policies"),
         ((*TINY, "transfer=serach"), "transfer: 'serach' is none of the attackers"),
+        ((*TINY, "transfer=random"), "transfer: 'random' must be in the plan of a threat and look at"),
+        ((*TINY, "+trained.nobody=runs"), "trained: 'nobody' is unknown; give names of round_robin"),
         ((*TINY, "warmup_s=100"), "warmup_s: 100"),
+        ((*TINY, "warmup_s=19.999"), "warmup_s: no request of seed 0 arrives between 20 s and duration_s"),
+        (
+            (*TINY, "seeds=[102]", "attack_seed=1"),  # what an attack may bring forward counts too
+            "seeds: the stream of seed 102 has 33 of its 330 requests in common",
+        ),
         ((*TINY, "workload.start=first"), "seeds: the stream of seed 1 has .* in common"),
         ((*TINY, "attackers.search.num_evaluations=0"), "num_evaluations is 0"),
         ((*TINY, "+only.search=[nobody]"), "only.search: 'nobody' is unknown; give names of round_robin"),
@@ -252,3 +261,9 @@ def test_a_hardening_that_could_not_harden_is_refused(tmp_path, arguments, messa
     assert done.returncode == 2
     assert re.search(message, done.stderr), done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_results_that_are_none_are_named(tmp_path):
+    (tmp_path / "a~clean.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"a~clean\.json: no results of a router under an attack; delete it"):
+        read([Cell("a", CLEAN, (1.0,))], tmp_path)

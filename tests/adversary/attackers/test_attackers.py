@@ -127,6 +127,9 @@ def test_what_is_no_attack_is_refused(tmp_path):
     path.write_text('{"threat": "x", "attacker": "y", "target": "", "how": {"kind": "spell"}}')
     with pytest.raises(ValueError, match="its kind is 'spell'"):
         Attack.load(path)
+    path.write_text('{"threat": "x", "attacker": "y", "target": "", "how": {"kind": "linear"}}')
+    with pytest.raises(ValueError, match="of kind linear without parameters"):
+        Attack.load(path)
     attack = Attack("world", "x", "v", {"kind": "positions", "rows": [[0.0]]})
     with pytest.raises(
         ValueError, match=r"positions of shape \(1, 1\), the threat model 4 windows and 5 knobs"
