@@ -155,7 +155,10 @@ class Findings:
         if level == "feature":
             return max(names, key=lambda name: rank(self.mean(victim, name)), default=None)
         names = [name for name in names if self.has(self.config.reference, name)]
-        return max(names, key=lambda name: self._times_reference(victim, name), default=None)
+        beyond = {
+            name: (self._times_reference(victim, name), rank(self.mean(victim, name))) for name in names
+        }
+        return max(beyond, key=lambda name: beyond[name], default=None)
 
     def _times_reference(self, victim: str, attack: str) -> float:
         own, reference = (rank(self.mean(name, attack)) for name in (victim, self.config.reference))

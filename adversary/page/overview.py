@@ -72,8 +72,8 @@ def tab(report: Report) -> str:
             "Mean time to first token (TTFT), in seconds; lower is better. Brackets hold the 95 % interval"
             f" over {len((report.get('scenario') or {}).get('seeds') or ())} held-out seeds; changes are"
             " paired by seed. The worst attack on what a router sees is the one, of all tried, with the"
-            " highest mean TTFT; the worst world is the one in which its mean TTFT is the most times round robin's in"
-            " the same world. Where nobody was served, nothing is worse."
+            " highest mean TTFT; the worst world is the one in which its mean TTFT is the most times round"
+            " robin's in the same world. Where nobody was served, nothing is worse."
         )
         + filters(choice("kind", "Routers", kinds, "all kinds"))
         + _figure(report, rows)
