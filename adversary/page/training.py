@@ -62,7 +62,6 @@ def tab(report: Report) -> str:
                 " training or after it, the one that is worst for each. The streams are held out; the attacks"
                 " are not: those against the router before are among what it was trained on."
             ),
-            _notes(held.get("notes") or {}),
             filters(choice("policy", "Router", policies, "all"), choice("set", "Episodes", sets, "all")),
             pairs(
                 title,
@@ -73,6 +72,7 @@ def tab(report: Report) -> str:
                 ("before", "after"),
             ),
             table(title, ["router", "episodes", "before", "after", "change", "finding"], lines),
+            _notes(held.get("notes") or {}),
         ]
     )
 
