@@ -123,9 +123,11 @@ def summary(report: Report, found: list[Verdict]) -> str:
         " worse than round robin once what they see is wrong enough, within what was tried."
     )
     if fallen:
-        first, last = fallen[-1], fallen[0]
-        text += f" The first to fall is {first.victim} ({first.answer})"
-        text += f"; the last is {last.victim} ({last.answer})." if last != first else "."
+        first, last = (
+            [held for held in fallen if held.epsilon == end.epsilon] for end in (fallen[-1], fallen[0])
+        )
+        text += f" First to fall: {_answers(first)}"
+        text += f"; last: {_answers(last)}." if last != first else "."
     if behind:
         text += f" Worse even on true signals: {listed(behind)}."
     if standing:
@@ -137,6 +139,10 @@ def summary(report: Report, found: list[Verdict]) -> str:
         verb = "does" if num == 1 else "do"
         text += f" In a hostile world, {num} of {len(worlds)} {verb} clearly worse than it does there."
     return text
+
+
+def _answers(held: list[Verdict]) -> str:
+    return listed([f"{each.victim} ({each.answer})" for each in held])
 
 
 def details(report: Report, row: Mapping[str, Any]) -> list[str]:

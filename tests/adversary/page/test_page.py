@@ -224,7 +224,7 @@ def test_verdicts_are_ranked_and_in_words(report):
 def test_who_is_behind_without_a_lie_is_not_said_to_fall_by_lies(report):
     said = typed(summary(report, verdicts(report)))
     assert said.startswith("Of 11 routers, 7 do clearly worse than round robin once what they see is wrong")
-    assert "first to fall is vllm_dp (±20 %); the last is llmd_weighted (±60 %)." in said
+    assert "First to fall: vllm_dp (±20 %); last: llmd_weighted (±60 %) and dynamo_cost (±60 %)." in said
     assert "Worse even on true signals: random." in said  # it looks at nothing: no lie reaches it
     assert "Never clearly worse: least_in_flight, session_hash and maskable_ppo+trust_counters." in said
 
