@@ -13,9 +13,11 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from adversary.attack import Attack
+from adversary.break_even import behind_from, is_behind, rank
 from adversary.cells import CLEAN, Cell
+from adversary.harm import Floats
 from adversary.scenario import Scenario
-from adversary.words import in_words
+from adversary.words import described
 from adversary.world.threat import WorldThreat
 from agents.comparison import Estimate, mean_over_seeds, relative_difference
 from agents.defences.defence import is_learned
@@ -111,9 +113,10 @@ class Findings:
         """Whether that was played."""
         return (victim, attack, epsilon) in self._values
 
-    def of(self, victim: str, attack: str, metric: str, epsilon: float = 1.0) -> Any:
+    def of(self, victim: str, attack: str, metric: str, epsilon: float = 1.0) -> Floats:
         """A metric's values, ``[num_seeds]``."""
-        return self._values[victim, attack, epsilon][metric].to_numpy(np.float64)
+        values: Floats = self._values[victim, attack, epsilon][metric].to_numpy(np.float64)
+        return values
 
     def mean(self, victim: str, attack: str, metric: str = "ttft_mean_s", epsilon: float = 1.0) -> float:
         """Its mean over the seeds."""
@@ -133,10 +136,14 @@ class Findings:
         return change.plain()
 
     def relative(self, victim: str, attack: str) -> dict[str, float | None]:
-        """The victim's mean TTFT against the reference's in the same world, less 1."""
+        """The victim's mean TTFT against the reference's, less 1: in the same world, and never deceived."""
         return relative_difference(
-            self.of(victim, attack, "ttft_mean_s"), self.of(self.config.reference, attack, "ttft_mean_s")
+            self.of(victim, attack, "ttft_mean_s"), self._of_reference(attack, 1.0)
         ).plain()
+
+    def is_behind(self, victim: str, attack: str) -> bool:
+        """Whether the victim is clearly behind the reference, in the same world and never deceived."""
+        return is_behind(self.of(victim, attack, "ttft_mean_s"), self._of_reference(attack, 1.0))
 
     def worst(self, victim: str, level: str) -> str | None:
         """The attack on this level that harms a victim most, on the world beyond the reference router."""
@@ -146,13 +153,18 @@ class Findings:
             if self.levels[attack.threat] == level and self.has(victim, name)
         ]
         if level == "feature":
-            return max(names, key=lambda name: self.mean(victim, name), default=None)
-        reference = self.config.reference
-        return max(
-            (name for name in names if self.has(reference, name)),
-            key=lambda name: self.mean(victim, name) / self.mean(reference, name),
-            default=None,
-        )
+            return max(names, key=lambda name: rank(self.mean(victim, name)), default=None)
+        names = [name for name in names if self.has(self.config.reference, name)]
+        beyond = {
+            name: (self._times_reference(victim, name), rank(self.mean(victim, name))) for name in names
+        }
+        return max(beyond, key=lambda name: beyond[name], default=None)
+
+    def _times_reference(self, victim: str, attack: str) -> float:
+        own, reference = (rank(self.mean(name, attack)) for name in (victim, self.config.reference))
+        if np.isinf(reference):  # it served nobody: whoever did is ahead of it
+            return float(np.isinf(own))
+        return own / reference
 
     def curve_attack(self, threat: str, victim: str) -> str | None:
         """The attack whose curve over epsilon was played."""
@@ -163,8 +175,11 @@ class Findings:
         """Of the curves, with 0 for the clean run."""
         return [0.0, *sorted({*self.config.epsilons, 1.0})]
 
-    def curve(self, threat: str, victim: str) -> list[float] | None:
-        """Mean TTFT over ``epsilons()`` under the attack found against this victim; None: not played."""
+    def curve(self, threat: str, victim: str) -> list[Floats] | None:
+        """Mean TTFT, ``[num_seeds]``, at each of ``epsilons()`` under the attack found against this victim.
+
+        None: not played.
+        """
         attack = self.curve_attack(threat, victim)
         if attack is None or not all(self.has(victim, attack, each) for each in self.epsilons()[1:]):
             return None
@@ -174,53 +189,41 @@ class Findings:
         """From which share of the bounds on the victim is behind the reference, and the best load-only rule.
 
         On features the reference is not deceived, and every rule bears the attack found against itself; on
-        the world all are in the victim's. Linear between the shares played; None: never.
+        the world all are in the victim's. The first of the shares played; None: at none of them.
         """
         own, attack = self.curve(threat, victim), self.curve_attack(threat, victim)
+        found: dict[str, float | None] = {"round_robin": None, "load_only": None}
         if own is None or attack is None:
-            return {"round_robin": None, "load_only": None}
-        on_world = self.levels[threat] == "world"
-
-        def others(names: Sequence[str]) -> list[list[float]]:
-            curves = []
-            for name in names:
-                if name == victim:
-                    continue
-                if on_world:
-                    curves.append([self._at(name, attack, each) for each in self.epsilons()])
-                elif name == self.config.reference:
-                    curves.append([self.mean(name, CLEAN)] * len(self.epsilons()))
-                elif (curve := self.curve(threat, name)) is not None:
-                    curves.append(curve)
-            return curves
-
-        found: dict[str, float | None] = {}
-        for label, names in (("round_robin", [self.config.reference]), ("load_only", self.load_only)):
-            curves = others(names)
-            found[label] = crossing(self.epsilons(), own, np.min(curves, axis=0).tolist()) if curves else None
+            return found
+        for label, names in zip(found, ([self.config.reference], self.load_only), strict=True):
+            beside = [self._beside(name, threat, attack) for name in names if name != victim]
+            others = [curve for curve in beside if curve is not None]
+            found[label] = behind_from(self.epsilons(), own, others)
         return found
 
-    def _at(self, victim: str, attack: str, epsilon: float) -> float:
-        return self.mean(victim, CLEAN) if epsilon == 0.0 else self.mean(victim, attack, epsilon=epsilon)
+    def _beside(self, name: str, threat: str, attack: str) -> list[Floats] | None:
+        """The curve of a router that the victim of an attack is compared with."""
+        if name == self.config.reference:
+            return [self._of_reference(attack, each) for each in self.epsilons()]
+        if self.levels[threat] == "world":
+            return [self._at(name, attack, each) for each in self.epsilons()]
+        return self.curve(threat, name)
 
+    def _of_reference(self, attack: str, epsilon: float) -> Floats:
+        is_world = self.levels[self.attacks[attack].threat] == "world"
+        return self._at(self.config.reference, attack, epsilon if is_world else 0.0)
 
-def crossing(at: Sequence[float], values: Sequence[float], others: Sequence[float]) -> float | None:
-    """Where ``values`` first exceeds ``others``, linearly between the points; None: nowhere."""
-    for place, (value, other) in enumerate(zip(values, others, strict=True)):
-        if value > other:
-            if place == 0:
-                return float(at[0])
-            before = others[place - 1] - values[place - 1]
-            share = before / (before + value - other)
-            return float(at[place - 1] + share * (at[place] - at[place - 1]))
-    return None
+    def _at(self, victim: str, attack: str, epsilon: float) -> Floats:
+        if epsilon == 0.0:
+            return self.of(victim, CLEAN, "ttft_mean_s")
+        return self.of(victim, attack, "ttft_mean_s", epsilon)
 
 
 def sections(findings: Findings) -> dict[str, Any]:
     """The parts of the report that follow from the cells and the attacks."""
-    config = findings.config
+    config, scenario = findings.config, Scenario(findings.config)
     return {
-        "threats": _threats(findings),
+        "threats": {name: described(name, scenario.threat(name)) for name in findings.levels},
         "victims": {
             name: {"kind": kind, "words": _words(config, name)} for name, kind in kinds(config).items()
         },
@@ -258,31 +261,6 @@ def sections(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _threats(findings: Findings) -> dict[str, Any]:
-    scenario = Scenario(findings.config)
-    found = {}
-    for name, level in findings.levels.items():
-        threat = scenario.threat(name)
-        knobs = [knob for knob in threat.knobs(2) if knob.instance in (-1, 0)]
-        found[name] = {
-            "level": level,
-            "title": name.replace("_", " "),
-            "words": in_words(threat),
-            "knobs": [
-                {
-                    "name": knob.name.replace("[0]", "[i]"),
-                    "unit": knob.unit,
-                    "low": knob.low,
-                    "high": knob.high,
-                    "neutral": knob.neutral,
-                }
-                for knob in knobs
-            ],
-            "budget": vars(threat.budget),
-        }
-    return found
-
-
 def _words(config: DictConfig, name: str) -> str:
     """The first line of a policy's own description."""
     policy = build(config.policies[name], f"policies.{name}")
@@ -301,10 +279,10 @@ def _headline(findings: Findings, victim: str) -> dict[str, Any]:
             "attack": attack,
             "ttft_mean_s": findings.estimate(victim, attack, "ttft_mean_s"),
             "degradation": findings.degradation(victim, attack),
+            "relative": findings.relative(victim, attack),
+            "is_behind": findings.is_behind(victim, attack),
         }
-        if level == "world":
-            row["worst_world"]["relative"] = findings.relative(victim, attack)
-        if findings.mean(victim, attack) > findings.mean(victim, worst_of_all):
+        if rank(findings.mean(victim, attack)) > rank(findings.mean(victim, worst_of_all)):
             worst_of_all = attack
     swept = [threat for threat in findings.levels if findings.curve(threat, victim) is not None]
     row["break_even"] = {threat: findings.break_even(threat, victim) for threat in swept}
@@ -383,13 +361,10 @@ def _curves(findings: Findings) -> dict[str, Any]:
 
 
 def _defences(findings: Findings) -> list[dict[str, Any]]:
-    """Each defence under the attack found against the bare victim, and under its own."""
+    """Each defence under the attack found against the bare victim, and under its own, in seconds."""
     found = []
     for victim, names in findings.config.defended.items():
         for defence in names:
-            change = relative_difference(
-                findings.of(defence, CLEAN, "ttft_mean_s"), findings.of(victim, CLEAN, "ttft_mean_s")
-            )
             for threat in findings.levels:
                 for target in (victim, defence):
                     attack = findings.curve_attack(threat, target)
@@ -400,9 +375,16 @@ def _defences(findings: Findings) -> list[dict[str, Any]]:
                             "victim": victim,
                             "defence": defence,
                             "attack": attack,
-                            "without": findings.degradation(victim, attack),
-                            "with": findings.degradation(defence, attack),
-                            "clean_change": change.plain(),
+                            "without": findings.estimate(victim, attack, "ttft_mean_s"),
+                            "with": findings.estimate(defence, attack, "ttft_mean_s"),
+                            "change": _change(findings, defence, victim, attack),
+                            "clean_change": _change(findings, defence, victim, CLEAN),
                         }
                     )
     return found
+
+
+def _change(findings: Findings, defence: str, victim: str, attack: str) -> dict[str, float | None]:
+    """What a defence changes of mean TTFT: with it against without it, less 1, paired by seed."""
+    with_s, without_s = (findings.of(name, attack, "ttft_mean_s") for name in (defence, victim))
+    return relative_difference(with_s, without_s).plain()

@@ -3,8 +3,8 @@
 What it takes is what ``adversary.report`` writes as ``report.json``: plain values, estimates as
 ``{"value", "low", "high"}``, null where there is no figure. A rise (``degradation``, ``relative``,
 ``change``) is a share of what it is compared with: 0.5 is half as much again, and more is worse; of
-goodput it is the share lost. A break-even is the lowest epsilon from which a router is worse, null where
-there is none within the sweep. What is absent or empty is told as not part of the run.
+goodput it is the share lost. A break-even is the first epsilon played at which a router is clearly worse,
+null where there is none within the sweep. What is absent or empty is told as not part of the run.
 
     Path("report.html").write_text(page(report), encoding="utf-8")
 """

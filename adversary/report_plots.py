@@ -12,12 +12,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from adversary.page.attackers import Comparison, comparisons, title_of
 from adversary.page.attacks import CLEAN, SHOWN
 from adversary.page.overview import SERIES
 from adversary.page.palette import COLOURS, GREY, HEAT, MARKERS, doublings, luminance, styles
 from adversary.page.sweeps import crossing
 from adversary.page.traces import MAX_KNOBS, positions, thinned
-from adversary.page.training import SETS
+from adversary.page.training import set_in_words
 from adversary.page.verdict import Report, yardstick
 from adversary.page.wording import ATTACKERS, LEVELS, change, percent, value
 from agents.files import write
@@ -39,8 +40,8 @@ def draw(report: Report, directory: Path) -> list[Path]:
     """Write a PNG of everything that the report holds, and return their paths.
 
     ``overview.png``, ``sweep_<threat>.png``, ``attacks_<metric>.png``, ``transfer_<level>.png``,
-    ``trace_<place>.png``, ``attackers_<evaluations>.png``, ``defences.png`` and ``training.png``. The same
-    report gives the same bytes.
+    ``trace_<place>.png``, ``attackers_<threat>_<evaluations>.png``, ``defences.png`` and ``training.png``.
+    The same report gives the same bytes.
     """
     figures: dict[str, Figure] = {}
     if report.get("headline"):
@@ -57,17 +58,16 @@ def draw(report: Report, directory: Path) -> list[Path]:
             figures[f"transfer_{level}"] = _heat_map(title, victims, targets, values, False)
     for place, trace in enumerate(report.get("worst_traces") or ()):
         figures[f"trace_{place}"] = _trace(report, thinned(trace))
-    rows = report.get("attackers") or ()
-    for size in sorted({row["num_evaluations"] for row in rows}):
-        chosen = [row for row in rows if row["num_evaluations"] == size]
-        figures[f"attackers_{size}"] = _attackers(chosen, size)
+    for held in comparisons(report.get("attackers") or ()):
+        title = title_of(report, held.threat)
+        figures[f"attackers_{held.threat}_{held.num_evaluations}"] = _attackers(held, title)
     if rows := report.get("defences") or ():
         labels = [f"{row['victim']} + {row['defence']}, {row['attack']}" for row in rows]
         figures["defences"] = _pairs(
             labels, [(row["without"], row["with"]) for row in rows], "without", "with"
         )
     if rows := (report.get("training") or {}).get("rows") or ():
-        labels = [f"{row['policy']}, {SETS.get(row['set'], row['set'])}" for row in rows]
+        labels = [f"{row['policy']}, {set_in_words(row['set'])}" for row in rows]
         figures["training"] = _pairs(
             labels, [(row["before"], row["after"]) for row in rows], "before", "after"
         )
@@ -160,7 +160,7 @@ def _sweep(sweep: Mapping[str, Any], title: str, reference: str) -> Figure:
             axis.plot([at], _numbers([height]), "o", markersize=11, mfc="none", mec=style.colour)
     axis.set_yscale("log")
     _write_out(axis.yaxis)
-    axis.set_title(f"{title} (ringed: falls behind round robin)", fontsize=9)
+    axis.set_title(f"{title} (ringed: first clearly behind round robin)", fontsize=9)
     axis.set_xlabel("ε, share of the bounds that the attack may use")
     axis.set_ylabel("mean time to first token, s")
     _beside(axis)
@@ -245,23 +245,22 @@ def _trace(report: Report, trace: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _attackers(rows: Sequence[Mapping[str, Any]], size: int) -> Figure:
-    victims = list(dict.fromkeys(row["victim"] for row in rows))
-    figure = _new(9, 1.5 + 0.32 * len(victims))
+def _attackers(held: Comparison, title: str) -> Figure:
+    figure = _new(9, 1.5 + 0.32 * len(held.victims))
     axis = figure.subplots()
-    for place, name in enumerate(dict.fromkeys(row["attacker"] for row in rows)):
-        chosen = [row for row in rows if row["attacker"] == name]
+    for place, name in enumerate(held.attackers):
         axis.plot(
-            _numbers([row["harm"] for row in chosen]),
-            [victims.index(row["victim"]) for row in chosen],
+            _numbers([held.harms.get((victim, name)) for victim in held.victims]),
+            range(len(held.victims)),
             linestyle="",
             marker=POINTS[MARKERS[place % len(MARKERS)]],
             color=COLOURS[place % len(COLOURS)],
             label=ATTACKERS.get(name, name),
         )
-    axis.set_yticks(range(len(victims)), victims, fontsize=8)
+    axis.set_yticks(range(len(held.victims)), held.victims, fontsize=8)
     axis.invert_yaxis()
-    axis.set_xlabel(f"harm found with {size} evaluations of the victim")
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel(f"harm found; evaluations of the victim: {held.num_evaluations}")
     _beside(axis)
     return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 from adversary.page.wording import interval
@@ -21,9 +22,11 @@ def markdown_table(report: Mapping[str, Any]) -> str:
     notes = (
         f"Mean TTFT over seeds {scenario['seeds']} of {scenario['num_requests']} requests in"
         f" {scenario['duration_s']:g} s on {scenario['fleet']}, 95 % intervals. Attacks were found on seed"
-        f" {', '.join(map(str, scenario['attack_seeds']))}. Behind from: the share of the threat's bounds at"
-        " which the attack found against a router makes it worse than round robin, and than the best of"
-        f" {', '.join(scenario['load_only'])}; -: never. Churn and hot spot: in peace and at worst.\n"
+        f" {', '.join(map(str, scenario['attack_seeds']))}. Behind from: the first share of the"
+        " threat's bounds, of those played, at which the attack found against a router makes it clearly worse"
+        " (the paired 95 % interval of the difference leaves out zero) than round robin, and than the best of"
+        f" {', '.join(scenario['load_only'])}; 0%: in peace already; -: never. Churn and hot spot:"
+        " in peace and at worst.\n"
         f"{report['validated']['num_steps']:,} perturbed steps were checked,"
         f" {report['validated']['num_violations']} broke bounds or budget."
     )
@@ -31,12 +34,13 @@ def markdown_table(report: Mapping[str, Any]) -> str:
 
 
 def _worst_s(row: Mapping[str, Any]) -> float:
+    """Mean TTFT at worst; where nobody was served there is none, and nothing is worse."""
     worst = [
         row[f"worst_{level}"]["ttft_mean_s"]["value"]
         for level in ("feature", "world")
         if row[f"worst_{level}"]
     ]
-    return max((each for each in worst if each is not None), default=0.0)
+    return max((inf if each is None else each for each in worst), default=0.0)
 
 
 def _line(row: Mapping[str, Any], swept: Sequence[str]) -> list[str]:

@@ -73,7 +73,7 @@ def tab(report: Report) -> str:
             choice(
                 "attacker",
                 "Attackers",
-                {name: words for name, words in ATTACKERS.items() if name in attackers},
+                _named(attackers),
                 "all",
             ),
             choice("kind", "Routers", kinds, "all kinds"),
@@ -117,6 +117,12 @@ def tab(report: Report) -> str:
         folded("Every figure of every router under every attack", _cells(cells, rows, columns)),
     ]
     return "".join(parts)
+
+
+def _named(attackers: set[str]) -> dict[str, str]:
+    """Their names for readers, those with none at the end."""
+    known = {name: words for name, words in ATTACKERS.items() if name in attackers}
+    return known | {name: name for name in sorted(attackers.difference(known))}
 
 
 def _attacks(report: Report, columns: Mapping[str, Mapping[str, str]]) -> str:

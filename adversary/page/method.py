@@ -8,7 +8,7 @@ from typing import Any
 
 from adversary.page.markup import Row, absent, element, folded, heading, paragraph, table
 from adversary.page.verdict import Report
-from adversary.page.wording import KINDS, LEVELS, NOTHING, interval, knob_kind, plain, value
+from adversary.page.wording import KINDS, LEVELS, NOTHING, change, interval, plain, seconds, value
 
 
 def tab(report: Report) -> str:
@@ -47,37 +47,20 @@ def _threats(threats: Mapping[str, Any]) -> str:
         parts += [
             heading(4, threat.get("title") or name),
             paragraph(f"On {level}. {threat.get('words') or ''}"),
-            paragraph(_budget(threat.get("budget") or {})),
             folded(f"Knobs of {threat.get('title') or name}", _knobs(threat)) if threat.get("knobs") else "",
         ]
     return "".join(parts)
 
 
-def _budget(budget: Mapping[str, Any]) -> str:
-    said = []
-    if budget.get("max_slope") is not None:
-        said.append(
-            f"a knob may move by at most {plain(100 * budget['max_slope'])} % of its range per step in the"
-            f" mean of {budget.get('window', 1)} steps"
-        )
-    if budget.get("max_instances") is not None:
-        num = budget["max_instances"]
-        said.append(f"at most {num} {'instance is' if num == 1 else 'instances are'} disturbed at a time")
-    return f"Budget: {'; '.join(said)}." if said else "Budget: none but the bounds."
-
-
 def _knobs(threat: Mapping[str, Any]) -> str:
-    """One row for knobs that differ in their instance only."""
-    kinds: dict[tuple[str, str, float, float, float], int] = {}
-    for knob in threat["knobs"]:
-        key = (knob_kind(knob["name"]), knob["unit"], knob["low"], knob["high"], knob["neutral"])
-        kinds[key] = kinds.get(key, 0) + 1
+    """One row for each knob; those of an instance stand there once."""
     rows = [
-        Row([name, unit, plain(low), plain(high), plain(neutral), str(num)])
-        for (name, unit, low, high, neutral), num in kinds.items()
+        Row([knob["name"], knob["unit"], *(plain(knob[key]) for key in ("low", "high", "neutral"))])
+        for knob in threat["knobs"]
     ]
     title = threat.get("title") or "threat"
-    return table(f"Knobs of {title}", ["knob", "unit", "from", "to", "neutral", "how many"], rows)
+    caption = f"Knobs of {title}; with [i], one for each instance"
+    return table(caption, ["knob", "unit", "from", "to", "neutral"], rows)
 
 
 def _victims(victims: Mapping[str, Any]) -> str:
@@ -118,12 +101,14 @@ def _live(live: Mapping[str, Any] | None) -> str:
     if not rows:
         return words or absent("A replay on live vLLM is")
     header = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [Row([_held(row.get(key)) for key in header]) for row in rows]
+    lines = [Row([_held(key, row.get(key)) for key in header]) for row in rows]
     return words + table("Replayed on live vLLM", [name.replace("_", " ") for name in header], lines)
 
 
-def _held(held: Any) -> str:
-    return held if isinstance(held, str) else interval(held) if held is not None else NOTHING
+def _held(key: str, held: Any) -> str:
+    if held is None or isinstance(held, str):
+        return held or NOTHING
+    return interval(held, change if key == "change" else seconds)
 
 
 def _commands(report: Report) -> str:

@@ -27,7 +27,9 @@ def headline(report: Report) -> str:
     return (
         paragraph(summary(report, found), class_="summary")
         + paragraph(
-            "Under the threat that tells most; the bar is the share of its bounds. Open a card for more.",
+            "Behind: a higher mean TTFT, at one of the shares played, with a paired 95 % interval of the"
+            " difference that leaves out zero; with few seeds it is a little too narrow. Each card is about"
+            " the threat that tells most; the bar is the share of its bounds. Open a card for more.",
             class_="note",
         )
         + element("ul", *(_card(report, held, rows[held.victim]) for held in found), class_="cards")
@@ -69,7 +71,9 @@ def tab(report: Report) -> str:
         paragraph(
             "Mean time to first token (TTFT), in seconds; lower is better. Brackets hold the 95 % interval"
             f" over {len((report.get('scenario') or {}).get('seeds') or ())} held-out seeds; changes are"
-            " paired by seed. The worst attack is the one, of all tried, with the highest mean TTFT."
+            " paired by seed. The worst attack on what a router sees is the one, of all tried, with the"
+            " highest mean TTFT; the worst world is the one in which its mean TTFT is the most times round"
+            " robin's in the same world. Where nobody was served, nothing is worse."
         )
         + filters(choice("kind", "Routers", kinds, "all kinds"))
         + _figure(report, rows)

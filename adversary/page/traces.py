@@ -21,7 +21,7 @@ from adversary.page.markup import (
 )
 from adversary.page.palette import COLOURS, DASHES, styles
 from adversary.page.verdict import Report, yardstick
-from adversary.page.wording import NOTHING, percent, plain, seconds, value
+from adversary.page.wording import NOTHING, knob_kind, percent, plain, seconds, value
 
 MAX_KNOBS = 8
 """Knobs drawn of one attack: those that moved most."""
@@ -71,12 +71,15 @@ def thinned(trace: Mapping[str, Any], most: int = MAX_POINTS) -> dict[str, Any]:
 def positions(
     threat: Mapping[str, Any], knobs: Mapping[str, Sequence[float | None]]
 ) -> dict[str, list[float | None]]:
-    """Where the knobs stand between neutral, 0, and their bounds, 1 or -1; those that moved most first."""
-    bounds = {knob["name"]: knob for knob in threat.get("knobs", ())}
+    """Where the knobs stand between neutral, 0, and their bounds, 1 or -1; those that moved most first.
+
+    The threat names those of an instance once, ``slowdown[i]``; a trace names each, ``slowdown[2]``.
+    """
+    bounds = {knob_kind(knob["name"]): knob for knob in threat.get("knobs", ())}
     found = {}
     for name, series in knobs.items():
         known = [held for held in series if held is not None]
-        knob = bounds.get(name) or {
+        knob = bounds.get(knob_kind(name)) or {
             "neutral": 0.0,
             "low": min(known, default=0.0),
             "high": max(known, default=0.0),
@@ -93,6 +96,10 @@ def positions(
 
         found[name] = [place(held) for held in series]
     return dict(sorted(found.items(), key=lambda item: -_moved(item[1])))
+
+
+def _with_unit(held: float | None, unit: str) -> str:
+    return plain(held) + ("" if unit in ("", "1") or held is None else f" {unit}")
 
 
 def _moved(series: Sequence[float | None]) -> float:
@@ -134,7 +141,7 @@ def _time(trace: Mapping[str, Any], title: str, **axis: Any) -> dict[str, Any]:
 def _knobs(
     threat: Mapping[str, Any], trace: Mapping[str, Any], placed: Mapping[str, list[float | None]]
 ) -> str:
-    units = {knob["name"]: knob["unit"] for knob in threat.get("knobs", ())}
+    units = {knob_kind(knob["name"]): knob["unit"] for knob in threat.get("knobs", ())}
     shown = list(placed)[:MAX_KNOBS]
     if not shown:
         return paragraph("No knob was ever turned.")
@@ -146,7 +153,7 @@ def _knobs(
             "name": name,
             "x": trace["time_s"],
             "y": placed[name],
-            "text": [f"{plain(value(held))} {units.get(name, '')}".strip() for held in trace["knobs"][name]],
+            "text": [_with_unit(held, units.get(knob_kind(name), "")) for held in trace["knobs"][name]],
             "hovertemplate": "%{text}",
             "line": {"shape": "hv", "color": drawn[name].colour, "dash": drawn[name].dash, "width": 2},
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from adversary.page.markup import Row, absent, choice, filters, paragraph, table
 from adversary.page.pairs import pairs
 from adversary.page.verdict import Report
@@ -12,8 +14,16 @@ SETS = {
     "random": "random attacks",
     "synthetic": "synthetic worlds",
     "real": "a real trace held out",
-    "adversarial": "attacks held out",
+    "adversarial": "the worst attack found on it",
 }
+"""What a set of episodes holds. ``adversarial, spoof`` is of attacks on that threat alone."""
+
+
+def set_in_words(name: str) -> str:
+    """A set of episodes for readers."""
+    kind, _, threat = name.partition(", ")
+    words = SETS.get(kind, kind)
+    return f"{words}, {threat.replace('_', ' ')} only" if threat else words
 
 
 def tab(report: Report) -> str:
@@ -24,7 +34,7 @@ def tab(report: Report) -> str:
     if not rows:
         return words + absent("Training against attacks is")
     policies = {row["policy"]: row["policy"] for row in rows}
-    sets = {row["set"]: SETS.get(row["set"], row["set"]) for row in rows}
+    sets = {row["set"]: set_in_words(row["set"]) for row in rows}
     tags = [{"policy": row["policy"], "set": row["set"]} for row in rows]
     labels = [f"{row['policy']}, {sets[row['set']]}" for row in rows]
     lines = [
@@ -48,7 +58,9 @@ def tab(report: Report) -> str:
             words,
             paragraph(
                 "On held-out seeds; the change is paired by seed, in brackets its 95 % interval. Lower is"
-                " better."
+                " better. The worst attack found on it: of all that were found against the router before"
+                " training or after it, the one that is worst for each. The streams are held out; the attacks"
+                " are not: those against the router before are among what it was trained on."
             ),
             filters(choice("policy", "Router", policies, "all"), choice("set", "Episodes", sets, "all")),
             pairs(
@@ -60,8 +72,15 @@ def tab(report: Report) -> str:
                 ("before", "after"),
             ),
             table(title, ["router", "episodes", "before", "after", "change", "finding"], lines),
+            _notes(held.get("notes") or {}),
         ]
     )
+
+
+def _notes(notes: Mapping[str, Sequence[str]]) -> str:
+    """Where the requests of each set come from."""
+    rows = [Row([set_in_words(name), "; ".join(said)]) for name, said in notes.items() if said]
+    return table("Where the requests of other episodes come from", ["episodes", "data"], rows) if rows else ""
 
 
 def _finding(estimate: object) -> str:

@@ -19,10 +19,11 @@ class Verdict(NamedTuple):
     meaning: str
     """What happens then, and which threat it is."""
     tone: str
-    """``good``: never worse than round robin in what was tried, ``weak``: from somewhere on, ``bad``: from
-    the start, ``none``: not measured."""
+    """``good``: never clearly behind round robin in what was tried, ``weak``: once it is misled enough,
+    ``bad``: on true signals too, ``none``: not measured."""
     epsilon: float | None
-    """The lowest break-even of the threats to what it sees; None: there is none."""
+    """The lowest share of the bounds at which it is clearly behind, under any threat to what it sees; None:
+    there is none."""
     threat: str | None
     world: str = ""
     """How bad its world may turn, in a sentence; empty: not measured."""
@@ -48,23 +49,16 @@ def _verdict(report: Report, row: Mapping[str, Any]) -> Verdict:
         return Verdict(victim, "not swept", meaning, "none", None, None, world)
     reached = {name: at for name, at in swept.items() if at is not None}
     if not reached:
-        if worse := _worst_beyond_the_yardstick(report, row):
-            return Verdict(victim, "behind at worst", f"under: {worse}", "weak", None, None, world)
+        worst = row.get("worst_feature") or {}
+        if worst.get("is_behind"):
+            return Verdict(victim, "behind at worst", f"under: {worst['attack']}", "weak", None, None, world)
         meaning = f"in {len(swept)} {'sweep' if len(swept) == 1 else 'sweeps'}"
-        return Verdict(victim, "never behind", meaning, "good", None, None, world)
+        return Verdict(victim, "never clearly behind", meaning, "good", None, None, world)
     name, epsilon = min(reached.items(), key=lambda item: item[1])
     if epsilon <= 0.0:
         return Verdict(victim, "already behind", "even on true signals", "bad", 0.0, name, world)
     meaning = f"under: {threats[name]['title']}"
     return Verdict(victim, reach(threats[name], epsilon), meaning, "weak", epsilon, name, world)
-
-
-def _worst_beyond_the_yardstick(report: Report, row: Mapping[str, Any]) -> str:
-    """The worst attack on what a victim sees, if round robin, which sees nothing, does better; or empty."""
-    of_yardstick = {held["victim"]: value(held.get("clean")) for held in report["headline"]}
-    bar, worst = of_yardstick.get(yardstick(report)), row.get("worst_feature") or {}
-    reached = value(worst.get("ttft_mean_s"))
-    return str(worst["attack"]) if bar is not None and reached is not None and reached > bar else ""
 
 
 def swept_at(report: Report, row: Mapping[str, Any], level: str) -> dict[str, float | None]:
@@ -84,19 +78,21 @@ def in_words_of_the_world(report: Report, row: Mapping[str, Any]) -> str:
     if reached:
         name, epsilon = min(reached.items(), key=lambda item: item[1])
         title, words = report["threats"][name]["title"], reach(report["threats"][name], epsilon)
-        return f"{title}: behind from {words if epsilon > 0.0 else 'the start'}"
-    relative = value((row.get("worst_world") or {}).get("relative"))
-    if swept and (relative is None or relative <= 0.0):
-        return f"{listed([report['threats'][name]['title'] for name in swept])}: never behind"
-    return "" if relative is None else f"Worst world: {change(relative)} against round robin there"
+        return f"{title}: {f'behind from {words}' if epsilon > 0.0 else 'behind in peace already'}"
+    worst = row.get("worst_world") or {}
+    if swept and not worst.get("is_behind"):
+        return f"{listed([report['threats'][name]['title'] for name in swept])}: never clearly behind"
+    relative = value(worst.get("relative"))
+    if relative is None:
+        return "Worst world: nobody was served" if worst.get("is_behind") else ""
+    return f"Worst world: {change(relative)} against round robin there"
 
 
 def _is_behind_in_its_world(report: Report, row: Mapping[str, Any]) -> bool | None:
-    swept = swept_at(report, row, "world")
-    relative = value((row.get("worst_world") or {}).get("relative"))
-    if not swept and relative is None:
+    swept, worst = swept_at(report, row, "world"), row.get("worst_world") or {}
+    if not swept and not worst:
         return None
-    return (relative or 0.0) > 0.0 or any(at is not None for at in swept.values())
+    return bool(worst.get("is_behind")) or any(at is not None for at in swept.values())
 
 
 def _furthest(report: Report, threat: str) -> str:
@@ -119,26 +115,34 @@ def summary(report: Report, found: list[Verdict]) -> str:
     judged = [held for held in found if held.tone != "none"]
     if not judged:
         return "No victim was swept over the size of an attack, so there is no break-even to tell."
-    fallen = [held for held in judged if held.tone != "good"]
+    fallen = [held for held in judged if held.tone == "weak"]
+    behind = [held.victim for held in judged if held.tone == "bad"]
+    standing = [held.victim for held in judged if held.tone == "good"]
     text = (
-        f"Of {len(judged)} routers, {len(fallen) or 'none'} {'does' if len(fallen) == 1 else 'do'} worse than"
-        " round robin once what they see is wrong enough, within what was tried."
+        f"Of {len(judged)} routers, {len(fallen) or 'none'} {'does' if len(fallen) == 1 else 'do'} clearly"
+        " worse than round robin once what they see is wrong enough, within what was tried."
     )
     if fallen:
-        first = fallen[-1]
-        text += f" The first to fall is {first.victim}"
-        text += f" ({first.answer})" if first.tone == "weak" else ", even on true signals"
-        best = judged[0]
-        text += f"; the last is {best.victim} ({best.answer})." if best.tone == "weak" else "."
-        standing = [held.victim for held in judged if held.tone == "good"]
-        text += f" Still ahead: {listed(standing)}." if standing else ""
+        first, last = (
+            [held for held in fallen if held.epsilon == end.epsilon] for end in (fallen[-1], fallen[0])
+        )
+        text += f" First to fall: {_answers(first)}"
+        text += f"; last: {_answers(last)}." if last != first else "."
+    if behind:
+        text += f" Worse even on true signals: {listed(behind)}."
+    if standing:
+        text += f" Never clearly worse: {listed(standing)}."
     rows = [row for row in report["headline"] if row["victim"] != yardstick(report)]
     worlds = [held for row in rows if (held := _is_behind_in_its_world(report, row)) is not None]
     if worlds:
         num = sum(worlds) or "none"
         verb = "does" if num == 1 else "do"
-        text += f" In a hostile world, {num} of {len(worlds)} {verb} worse than it does there."
+        text += f" In a hostile world, {num} of {len(worlds)} {verb} clearly worse than it does there."
     return text
+
+
+def _answers(held: list[Verdict]) -> str:
+    return listed([f"{each.victim} ({each.answer})" for each in held])
 
 
 def details(report: Report, row: Mapping[str, Any]) -> list[str]:
@@ -162,7 +166,8 @@ def details(report: Report, row: Mapping[str, Any]) -> list[str]:
             text += f"; it was made against {target}"
         relative = value(worst.get("relative"))
         if relative is not None:
-            text += f"; against round robin in the same world {change(relative)}"
+            where = "in the same world" if level == "world" else "in peace"
+            text += f"; against round robin {where} {interval(worst['relative'], change)}"
         said.append(text + ".")
     return said
 
@@ -178,9 +183,9 @@ def _against(report: Report, threat: str, at: Mapping[str, float | None]) -> str
             continue
         epsilon = at[key]
         if epsilon is None:
-            said.append(f"never behind {words}, up to {_furthest(report, threat)}")
+            said.append(f"never clearly behind {words}, up to {_furthest(report, threat)}")
         elif epsilon <= 0.0:
-            said.append(f"behind {words} from the start")
+            said.append(f"behind {words} in peace already")
         else:
-            said.append(f"behind {words} from {reach(report['threats'][threat], epsilon)}")
+            said.append(f"clearly behind {words} from {reach(report['threats'][threat], epsilon)}")
     return ", ".join(said) or "not compared"

@@ -16,11 +16,12 @@ KINDS = {
 LEVELS = {"feature": "what the router sees", "world": "what happens"}
 ATTACKERS = {
     "random": "random",
-    "worst_of_n": "worst of N random",
+    "worst_of": "worst of many random",
     "search": "black-box search",
     "fgsm": "gradient, one step (FGSM)",
     "pgd": "gradient, many steps (PGD)",
-    "rl": "reinforcement learning",
+    "rl": "reinforcement learning (PPO)",
+    "rl_short": "reinforcement learning (PPO), fewer evaluations",
 }
 METRICS = {
     "ttft_mean_s": "mean TTFT",

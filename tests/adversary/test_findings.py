@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 
 from adversary.attack import Attack
 from adversary.cells import CLEAN
 from adversary.config import register
-from adversary.findings import METRICS, Findings, cells_of, crossing, kinds, load_only
+from adversary.findings import METRICS, Findings, _defences, cells_of, kinds, load_only
 from agents.config import register as register_agents
 
 register()
@@ -57,24 +58,60 @@ VALUES = {
 }
 
 
-def test_crossings_by_hand():
-    assert crossing([0, 0.5, 1], [1, 1, 3], [2, 2, 2]) == pytest.approx(0.75)
-    assert crossing([0, 0.5, 1], [1, 2, 2], [2, 2, 2]) is None
-    assert crossing([0, 0.5, 1], [3, 1, 1], [2, 2, 2]) == 0.0
-    assert crossing([0, 1], [1, 4], [2, 3]) == pytest.approx(0.5)
-
-
 def test_where_a_router_falls_behind(config):
     findings = Findings(config, ATTACKS, rows(VALUES))
-    # deceived, against a reference that is not: 1.5 at a half, 3 at the whole, 2 in between at two thirds
-    assert findings.break_even("spoof", "vllm_dp")["round_robin"] == pytest.approx(2 / 3)
+    # deceived, against a reference that is not: 1.4 and 1.6 against 2 at a half, 2.9 and 3.1 at the whole
+    assert findings.break_even("spoof", "vllm_dp")["round_robin"] == 1.0
     # the only other load-only rule has no curve of its own here
     assert findings.break_even("spoof", "vllm_dp")["load_only"] is None
     # in the same world: 2 against 3 at a half, 6 against 4 at the whole
-    assert findings.break_even("world", "vllm_dp")["round_robin"] == pytest.approx(0.5 + 0.5 / 3)
-    # 1 against 1.25 in peace, 2 against 1 at a half
-    assert findings.break_even("world", "vllm_dp")["load_only"] == pytest.approx(0.5 * 0.25 / 1.25)
+    assert findings.break_even("world", "vllm_dp")["round_robin"] == 1.0
+    # in peace 0.9 and 1.1 against 1 and 1.5, at a half 2 against 1
+    assert findings.break_even("world", "vllm_dp")["load_only"] == 0.5
     assert findings.break_even("spoof", "round_robin") == {"round_robin": None, "load_only": None}
+
+
+def test_what_may_be_chance_is_not_called_behind(config):
+    table = rows(VALUES)
+    attacked = (table["victim"] == "vllm_dp") & (table["attack"] == "world-search@vllm_dp")
+    table.loc[attacked & (table["epsilon"] == 1.0), "ttft_mean_s"] = [3.9, 8.0]  # against 4 and 4
+    findings = Findings(config, ATTACKS, table)
+    assert findings.relative("vllm_dp", "world-search@vllm_dp")["value"] > 0.4
+    assert not findings.is_behind("vllm_dp", "world-search@vllm_dp")
+    assert findings.break_even("world", "vllm_dp")["round_robin"] is None
+
+
+def test_nobody_served_is_the_worst_that_there_is(config):
+    values = VALUES | {("round_robin", "spoof-random", 1.0): (2.0, 2.0)}
+    for order in (ATTACKS, ATTACKS[::-1]):
+        for name in ("spoof-random", "spoof-search@vllm_dp"):
+            table = rows(values)
+            at = (table["victim"] == "vllm_dp") & (table["attack"] == name) & (table["epsilon"] == 1.0)
+            table.loc[at, "ttft_mean_s"] = np.nan
+            findings = Findings(config, order, table)
+            assert findings.worst("vllm_dp", "feature") == name
+            assert findings.is_behind("vllm_dp", name)
+    table = rows(values)
+    table.loc[table["attack"] == "world-search@vllm_dp", "ttft_mean_s"] = np.nan
+    findings = Findings(config, ATTACKS, table)
+    assert findings.worst("vllm_dp", "world") == "world-search@vllm_dp"
+    assert not findings.is_behind("vllm_dp", "world-search@vllm_dp")  # nor did the reference serve anybody
+
+
+def test_defences_are_told_in_seconds_and_compared_under_the_same_attack(config):
+    values = VALUES | {("least_in_flight", "spoof-search@vllm_dp", 1.0): (1.5, 1.5)}
+    plain = OmegaConf.to_container(config) | {"defended": {"vllm_dp": ["least_in_flight"]}}
+    with_defence = OmegaConf.create(plain)
+    [row] = _defences(Findings(with_defence, ATTACKS[:2], rows(values)))
+    assert (row["victim"], row["defence"], row["attack"]) == (
+        "vllm_dp",
+        "least_in_flight",
+        "spoof-search@vllm_dp",
+    )
+    assert row["without"]["value"] == pytest.approx(3.0)
+    assert row["with"]["value"] == pytest.approx(1.5)
+    assert row["change"]["value"] == pytest.approx(-0.5)
+    assert row["clean_change"]["value"] == pytest.approx(0.25)
 
 
 def test_the_worst_attack_is_by_the_mean_on_features_and_beyond_the_reference_on_worlds(config):

@@ -38,15 +38,18 @@ THREATS = {
     ),
 }
 ATTACKS = {  # threat, attacker, target, evaluations, strength
-    "noise_random": ("noise", "random", None, 1, 0.3),
-    "noise_worst_of_100": ("noise", "worst_of_n", "lodestar", 100, 0.5),
-    "noise_fgsm": ("noise", "fgsm", "maskable_ppo", 1, 0.8),
-    "noise_pgd": ("noise", "pgd", "maskable_ppo", 10, 1.0),
-    "stale_search": ("stale", "search", "smg_least_load", 100, 0.7),
-    "spoof_rl": ("spoof", "rl", "vllm_dp", 100, 1.0),
-    "world_random": ("hostile_stream", "random", None, 1, 0.4),
-    "world_search": ("hostile_stream", "search", "dynamo_cost", 100, 1.0),
-    "world_rl": ("hostile_stream", "rl", "session_hash", 100, 0.9),
+    f"{held[0]}-{held[1]}" + (f"@{held[2]}" if held[2] else ""): held
+    for held in (
+        ("noise", "random", None, 0, 0.3),
+        ("noise", "worst_of", "lodestar", 100, 0.5),
+        ("noise", "fgsm", "maskable_ppo", 1, 0.8),
+        ("noise", "pgd", "maskable_ppo", 1, 1.0),
+        ("stale", "search", "smg_least_load", 100, 0.7),
+        ("spoof", "rl_short", "vllm_dp", 40, 1.0),
+        ("hostile_stream", "random", None, 0, 0.4),
+        ("hostile_stream", "search", "dynamo_cost", 100, 1.0),
+        ("hostile_stream", "rl", "session_hash", 100, 0.9),
+    )
 }
 EPSILONS = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
 
@@ -59,17 +62,22 @@ def estimate(value, spread=0.08):
     }
 
 
+def apart(value, clearance=0.02):
+    """A relative difference whose interval is as narrow everywhere."""
+    return {"value": round(value, 5), "low": round(value - clearance, 5), "high": round(value + clearance, 5)}
+
+
 def knobs(threat):
-    instances = range(len(INSTANCES))
+    """Those of an instance once."""
     if threat == "hostile_stream":
         ranges = [("rate_factor", "1", 0.5, 2.0, 1.0), ("frac_unshared", "1", 0.0, 0.5, 0.0)]
-        ranges += [(f"slowdown[{place}]", "1", 1.0, 3.0, 1.0) for place in instances]
+        ranges += [("slowdown[i]", "1", 1.0, 3.0, 1.0)]
     elif threat == "stale":
-        ranges = [(f"delay[{place}]", "s", 0.0, 10.0, 0.0) for place in instances]
+        ranges = [("delay[i]", "s", 0.0, 10.0, 0.0)]
     else:
         bounds = (-1.0, 1.0, 0.0) if threat == "spoof" else (0.5, 1.5, 1.0)
         seen = ("num_waiting", "num_running", "frac_kv_cache")
-        ranges = [(f"{threat}.{feature}[{place}]", "1", *bounds) for feature in seen for place in instances]
+        ranges = [(f"{threat}.{feature}[i]", "1", *bounds) for feature in seen]
     return [dict(zip(("name", "unit", "low", "high", "neutral"), held, strict=True)) for held in ranges]
 
 
@@ -107,16 +115,9 @@ def change(cell, clean):
 
 
 def break_even(curve, others):
-    """First epsilon, between two points by a line, from which a curve lies above another one."""
-    gap = np.subtract(curve, others)
-    if gap[0] >= 0.0:
-        return 0.0
-    above = np.flatnonzero(gap > 0.0)
-    if not len(above):
-        return None
-    at = above[0]
-    step = EPSILONS[at] - EPSILONS[at - 1]
-    return round(float(EPSILONS[at - 1] + step * -gap[at - 1] / (gap[at] - gap[at - 1])), 4)
+    """First epsilon at which a curve lies clearly above another one."""
+    clear = [apart(own / other - 1.0)["low"] > 0.0 for own, other in zip(curve, others, strict=True)]
+    return EPSILONS[clear.index(True)] if any(clear) else None
 
 
 def sweep(threat):
@@ -131,7 +132,6 @@ def sweep(threat):
             "load_only": break_even(curve, curves["least_in_flight"]),
         }
         for name, curve in curves.items()
-        if name != "round_robin"
     }
     victims = {name: {"ttft_mean_s": [estimate(at) for at in curve]} for name, curve in curves.items()}
     return {"epsilons": EPSILONS, "victims": victims, "break_even": even}
@@ -151,11 +151,12 @@ def worst(cells, name, level):
         "ttft_mean_s": cell["metrics"]["ttft_mean_s"],
         "degradation": cell["degradation"]["ttft_mean_s"],
     }
-    if level == "world":
-        same = next(at for at in cells if at["victim"] == "round_robin" and at["attack"] == cell["attack"])
-        kept["relative"] = estimate(
-            cell["metrics"]["ttft_mean_s"]["value"] / same["metrics"]["ttft_mean_s"]["value"] - 1.0
-        )
+    where = cell["attack"] if level == "world" else "clean"
+    same = next(at for at in cells if at["victim"] == "round_robin" and at["attack"] == where)
+    kept["relative"] = apart(
+        cell["metrics"]["ttft_mean_s"]["value"] / same["metrics"]["ttft_mean_s"]["value"] - 1.0
+    )
+    kept["is_behind"] = kept["relative"]["low"] > 0.0
     return kept, cell
 
 
@@ -164,9 +165,11 @@ def trace(title, victim, attack, rng):
     wave = np.clip(np.sin(times / 60.0), 0.0, 1.0)
     threat = ATTACKS[attack][0]
     turned = {}
-    for place, knob in enumerate(knobs(threat)):
-        much = wave * (1.0 if place < 2 else rng.uniform(0.0, 0.4))
-        turned[knob["name"]] = (knob["neutral"] + much * (knob["high"] - knob["neutral"])).round(4).tolist()
+    for knob in knobs(threat):
+        for place in range(len(INSTANCES) if "[i]" in knob["name"] else 1):
+            much = wave * (1.0 if len(turned) < 2 else rng.uniform(0.0, 0.4))
+            name = knob["name"].replace("[i]", f"[{place}]")
+            turned[name] = (knob["neutral"] + much * (knob["high"] - knob["neutral"])).round(4).tolist()
     routers = {}
     for name, harmed in ((victim, 3.0), ("round_robin", 0.4)):
         lean = np.full((len(INSTANCES), len(times)), 0.25)
@@ -191,6 +194,7 @@ def transfer(level):
     made = {held[2]: name for name, held in ATTACKS.items() if held[2] and THREATS[held[0]][0] == level}
     values = [[round(rise(victim, made[target]), 4) for victim in ROUTERS] for target in made]
     return {
+        "threat": ATTACKS[next(iter(made.values()))][0],
         "targets": list(made),
         "victims": list(ROUTERS),
         "degradation": values,
@@ -204,7 +208,7 @@ def sample_report():
     cells = []
     for name in ROUTERS:
         clean = metrics(name, "clean", rng)
-        cells.append({"victim": name, "attack": "clean", "metrics": clean, "degradation": None})
+        cells.append({"victim": name, "attack": "clean", "metrics": clean, "degradation": {}})
         for attack in ATTACKS:
             held = metrics(name, attack, rng)
             cells.append(
@@ -229,8 +233,8 @@ def sample_report():
                 "hot_spot": {"clean": clean["hot_spot"], "worst": cell["metrics"]["hot_spot"]},
             }
         )
-    attackers = ("random", "worst_of_n", "search", "rl")
-    sets = ("clean", "random", "synthetic", "real", "adversarial")
+    attackers = ("worst_of", "search", "rl")
+    sets = ("clean", "random", "synthetic", "real", "adversarial", "adversarial, spoof")
     return {
         "title": "How robust are today's LLM routers?",
         "command": "python -m adversary.report experiment=robustness/standard",
@@ -254,7 +258,7 @@ def sample_report():
             name: {
                 "level": level,
                 "title": title,
-                "words": words,
+                "words": f"{words} Budget: each changes by at most 50 % of its range per step.",
                 "knobs": knobs(name),
                 "budget": {"max_slope": 0.5, "window": 4, "max_instances": 1 if name == "spoof" else None},
             }
@@ -268,7 +272,7 @@ def sample_report():
                 "target": target,
                 "epsilon": 1.0,
                 "num_evaluations": num,
-                "harm": round(strength * 1.7, 3),
+                "harm": round(strength * 1.7, 3) if target else None,
             }
             for name, (threat, attacker, target, num, strength) in ATTACKS.items()
         },
@@ -277,17 +281,18 @@ def sample_report():
         "transfer": {"feature": transfer("feature"), "world": transfer("world")},
         "epsilon": sweeps,
         "worst_traces": [
-            trace("The instance that looks idle", "vllm_dp", "spoof_rl", rng),
-            trace("Prefixes that nobody shares", "dynamo_cost", "world_search", rng),
+            trace("The instance that looks idle", "vllm_dp", "spoof-rl_short@vllm_dp", rng),
+            trace("Prefixes that nobody shares", "dynamo_cost", "hostile_stream-search@dynamo_cost", rng),
         ],
         "attackers": [
             {
+                "threat": threat,
                 "victim": name,
                 "attacker": attacker,
                 "harm": round((1 + place) * 0.3 * rng.uniform(0.7, 1.3), 3),
                 "num_evaluations": num,
             }
-            for num in (100, 400)
+            for threat, num in (("noise", 100), ("hostile_stream", 100), ("hostile_stream", 400))
             for name in (
                 "least_in_flight",
                 "vllm_dp",
@@ -297,6 +302,7 @@ def sample_report():
                 "lodestar",
             )
             for place, attacker in enumerate(attackers)
+            if threat == "hostile_stream" or attacker == "search" or name == "vllm_dp"
         ],
         "defences": [
             {
@@ -305,7 +311,8 @@ def sample_report():
                 "attack": attack,
                 "without": estimate(2.4),
                 "with": estimate(2.4 * left),
-                "clean_change": {"value": cost, "low": cost - 0.01, "high": cost + 0.01},
+                "change": apart(left - 1.0),
+                "clean_change": apart(cost, 0.01),
             }
             for victim in ("vllm_dp", "maskable_ppo")
             for defence, left, cost in (
@@ -313,7 +320,7 @@ def sample_report():
                 ("trust_counters", 0.3, 0.02),
                 ("median", 0.7, 0.05),
             )
-            for attack in ("noise_pgd", "spoof_rl")
+            for attack in ("noise-pgd@maskable_ppo", "spoof-rl_short@vllm_dp")
         ],
         "training": {
             "words": "A fifth of the training episodes held recorded attacks.",
@@ -323,23 +330,28 @@ def sample_report():
                     "set": name,
                     "before": estimate(before),
                     "after": estimate(before * (1.0 + gain)),
-                    "change": {"value": gain, "low": gain - 0.03, "high": gain + 0.03},
+                    "change": apart(gain, 0.03),
+                    "worst_before": "clean" if name == "clean" else "spoof-search@before",
+                    "worst_after": "clean" if name == "clean" else "spoof-search@round_1",
                 }
                 for name, before, gain in zip(
-                    sets, (0.34, 0.5, 0.48, 0.7, 2.9), (0.01, -0.02, 0.0, -0.05, -0.4), strict=True
+                    sets, (0.34, 0.5, 0.48, 0.7, 2.9, 2.1), (0.01, -0.02, 0.0, -0.05, -0.4, -0.3), strict=True
                 )
             ],
+            "notes": {"synthetic": ["generated"], "real": ["Azure's trace of 2023", "test: last half"]},
         },
         "live": {
             "words": "The trace of the worst world, replayed on vLLM servers with a modelled device.",
             "rows": [
                 {
-                    "victim": "dynamo_cost",
-                    "attack": "world_search",
-                    "emulated": estimate(2.1),
-                    "live": estimate(1.9),
-                }
+                    "where": "emulated",
+                    "clean": estimate(0.1),
+                    "attacked": estimate(3.2),
+                    "change": apart(31.0),
+                },
+                {"where": "live", "clean": estimate(0.12), "attacked": estimate(0.3), "change": apart(1.5)},
             ],
         },
+        "validated": {"num_steps": 120000, "num_violations": 0},
         "not_tested": ["Attacks on the router's own program.", "Fleets of more than 8 instances."],
     }

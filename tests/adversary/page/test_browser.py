@@ -208,7 +208,11 @@ def test_the_heat_map_by_attack_and_router(reader):
     assert (plot["x"], plot["y"]) == (list(ATTACKS), list(ROUTERS))
     reader.choose("attacks", level="world", kind="learned", metric="goodput_per_s")
     (plot,) = reader.plots("attacks")
-    assert plot["x"] == ["world_random", "world_search", "world_rl"]
+    assert plot["x"] == [
+        "hostile_stream-random",
+        "hostile_stream-search@dynamo_cost",
+        "hostile_stream-rl@session_hash",
+    ]
     assert plot["y"] == of_kind("learned")
     assert reader.rows("attacks") == plot["x"]  # of the table that says what each attack is
     reader.choose("attacks", attacker="pgd")
@@ -216,9 +220,9 @@ def test_the_heat_map_by_attack_and_router(reader):
         "Nothing matches these filters."
     )
     reader.choose("attacks", level="")
-    assert reader.plots("attacks")[0]["x"] == ["noise_pgd"]
+    assert reader.plots("attacks")[0]["x"] == ["noise-pgd@maskable_ppo"]
     reader.js("document.querySelectorAll('#attacks details').forEach((at) => { at.open = true; })")
-    assert set(reader.rows("attacks")) == {"noise_pgd", *of_kind("learned")}
+    assert set(reader.rows("attacks")) == {"noise-pgd@maskable_ppo", *of_kind("learned")}
 
 
 def test_transfer_traces_attackers_defences_and_training(reader):
@@ -232,15 +236,19 @@ def test_transfer_traces_attackers_defences_and_training(reader):
     assert [len(plot["names"]) for plot in plots] == [6, 4, 4, 2, 2]
     assert plots[-1]["names"] == ["dynamo_cost", "round_robin"]
     reader.open(tab="attackers")
-    reader.choose("attackers", size="400", kind="prefix")
-    assert reader.rows("attackers") == of_kind("prefix")
+    reader.choose("attackers", threat="hostile_stream", kind="prefix")
+    assert reader.rows("attackers") == 2 * of_kind("prefix")  # with 100 evaluations, and with 400
+    assert [len(plot["names"]) for plot in reader.plots("attackers")] == [3, 3]
+    reader.choose("attackers", threat="noise")
+    (plot,) = reader.plots("attackers")
+    assert plot["y"] == of_kind("prefix")
     reader.open(tab="defences")
     reader.choose("defences", defence="median", victim="vllm_dp")
     assert reader.rows("defences") == ["vllm_dp"] * 2
     assert len(reader.plots("defences")[0]["y"]) == 2 * 3  # two bars: from, to and a gap
     reader.open(tab="training")
     reader.choose("training", set="adversarial")
-    assert len(reader.rows("training")) == 1
+    assert reader.rows("training") == ["maskable_ppo", "synthetic worlds", "a real trace held out"]
 
 
 def test_figures_follow_the_theme_and_the_width(reader):

@@ -14,6 +14,7 @@ import plotly.graph_objects
 import pytest
 
 from adversary.page import palette, wording
+from adversary.page.attackers import comparisons
 from adversary.page.sweeps import crossing
 from adversary.page.traces import positions, thinned
 from adversary.page.transfer import worst_is_foreign
@@ -214,11 +215,18 @@ def test_verdicts_are_ranked_and_in_words(report):
     assert places == sorted(places, reverse=True)
     assert by_name["round_robin"].answer == "yardstick"
     assert by_name["random"].answer == "already behind"
-    assert by_name["least_in_flight"].answer == "never behind"
-    # The sweep of lies crosses first: 0.53 (1 + 7.56 * 1.3 e^1.5) = 0.92 at e = 0.176 between two points.
+    assert by_name["least_in_flight"].answer == "never clearly behind"
+    # Lies bring it above first: 0.53 (1 + 7.56 * 1.3 e^1.5) = 0.99 > 0.92 at e = 0.2, the first played.
     assert by_name["vllm_dp"].threat == "spoof"
-    assert by_name["vllm_dp"].answer == f"±{100 * by_name['vllm_dp'].epsilon:.0f}{FIXED}%"
-    assert summary(report, found).startswith("Of 11 routers, 8 do worse than round robin")
+    assert typed(by_name["vllm_dp"].answer) == "±20 %"
+
+
+def test_who_is_behind_without_a_lie_is_not_said_to_fall_by_lies(report):
+    said = typed(summary(report, verdicts(report)))
+    assert said.startswith("Of 11 routers, 7 do clearly worse than round robin once what they see is wrong")
+    assert "First to fall: vllm_dp (±20 %); last: llmd_weighted (±60 %) and dynamo_cost (±60 %)." in said
+    assert "Worse even on true signals: random." in said  # it looks at nothing: no lie reaches it
+    assert "Never clearly worse: least_in_flight, session_hash and maskable_ppo+trust_counters." in said
 
 
 def test_only_threats_to_signals_judge(report):
@@ -231,35 +239,90 @@ def test_only_threats_to_signals_judge(report):
 def test_a_worst_attack_beyond_the_sweeps_is_not_hidden(report):
     held = copy.deepcopy(report)
     (row,) = (row for row in held["headline"] if row["victim"] == "least_in_flight")
-    row["worst_feature"]["ttft_mean_s"]["value"] = 0.93  # round robin: 0.92
+    row["worst_feature"]["ttft_mean_s"]["value"] = 0.93  # round robin: 0.92, but is it clear?
     (found,) = (at for at in verdicts(held) if at.victim == "least_in_flight")
-    assert (found.answer, found.meaning, found.tone) == ("behind at worst", "under: spoof_rl", "weak")
+    assert found.tone == "good"
+    row["worst_feature"]["is_behind"] = True
+    (found,) = (at for at in verdicts(held) if at.victim == "least_in_flight")
+    assert found[1:4] == ("behind at worst", "under: spoof-rl_short@vllm_dp", "weak")
 
 
 def test_how_bad_the_world_may_turn(report):
     by_name = {held.victim: held.world for held in verdicts(report)}
     assert by_name["round_robin"] == ""
-    assert by_name["least_in_flight"] == "Hostile traffic: never behind"
-    assert by_name["random"] == "Hostile traffic: behind from the start"
-    assert typed(by_name["session_hash"]) == "Hostile traffic: behind from 16 % of its bounds"
+    assert by_name["least_in_flight"] == "Hostile traffic: never clearly behind"
+    assert by_name["random"] == "Hostile traffic: behind in peace already"
+    assert typed(by_name["session_hash"]) == "Hostile traffic: behind from 20 % of its bounds"
     # Never behind in the sweep, which plays another attack than its worst one.
     assert typed(by_name["dynamo_cost"]) == "Worst world: +8.5 % against round robin there"
     assert summary(report, verdicts(report)).endswith(
-        "In a hostile world, 3 of 11 do worse than it does there."
+        "In a hostile world, 3 of 11 do clearly worse than it does there."
     )
+    held = copy.deepcopy(report)
+    (row,) = (row for row in held["headline"] if row["victim"] == "dynamo_cost")
+    row["worst_world"]["is_behind"] = False  # by as much, but not clearly
+    (found,) = (at.world for at in verdicts(held) if at.victim == "dynamo_cost")
+    assert found == "Hostile traffic: never clearly behind"
 
 
 def test_details_tell_of_both_yardsticks(report):
     row = next(row for row in report["headline"] if row["victim"] == "smg_least_load")
     said = " ".join(details(report, row))
+    assert "Stale metrics: clearly behind round robin from up to 8 s" in typed(said)
+    assert "behind the best load-only rule from" in said
+    assert "Worst attack on what the router sees: spoof-rl_short@vllm_dp" in said
+    assert "it was made against vllm_dp; against round robin in peace +282 %" in typed(said)
+    assert "against round robin in the same world" in said
+
+
+def panel(text, name):
+    """Words of a tab."""
+    inside = re.search(rf'<section role="tabpanel" id="{name}".*?</section>', text, re.S).group()
+    return typed(" ".join(Tree(inside).texts))
+
+
+def test_training_says_what_it_was_trained_on_and_where_the_data_are_from(text):
+    said = panel(text, "training")
+    assert "the worst attack found on it, spoof only" in said
+    assert "those against the router before are among what it was trained on" in said
+    assert "Azure's trace of 2023; test: last half" in said
+    assert "attacks held out" not in said
+
+
+def test_defences_are_told_in_seconds_and_their_change_as_it_is(text):
+    said = panel(text, "defences")
+    assert "trust_counters noise-pgd@maskable_ppo 2.40 s [2.21 s, 2.59 s] 720 ms" not in said
     assert (
-        f"Stale metrics: behind round robin from up to {10 * row['break_even']['stale']['round_robin']:.2g}"
+        "2.40 s [2.21 s, 2.59 s] 0.72 s [0.66 s, 0.78 s] -70 % [-72 %, -68 %] * +2.0 % [+1.0 %, +3.0 %] *"
         in said
     )
-    assert "behind the best load-only rule from" in said
-    assert "Worst attack on what the router sees: spoof_rl" in said
-    assert "it was made against vllm_dp" in said
-    assert "against round robin in the same world" in said
+
+
+def test_live_changes_and_attackers_have_their_names(text):
+    assert "x32 [x32, x32]" in panel(text, "method")
+    said = panel(text, "attacks")
+    for name in ("worst of many random", "reinforcement learning (PPO), fewer evaluations"):
+        assert said.count(name) > 1  # in the filter, and in the table
+    assert panel(text, "method").count("Budget:") == len(sample_report()["threats"])
+
+
+def test_attackers_are_compared_on_one_threat_and_where_two_tried():
+    keys = ("threat", "num_evaluations", "victim", "attacker", "harm")
+    rows = [
+        ("a", 10, "r", "search", 1.0),
+        ("a", 10, "r", "rl", 2.0),
+        ("a", 10, "s", "search", 9.0),  # nobody else tried
+        ("a", 20, "s", "rl", 1.0),  # with another number
+        ("b", 10, "r", "search", 3.0),  # on another threat
+        ("b", 10, "r", "rl", 1.0),
+    ]
+    found = comparisons([dict(zip(keys, row, strict=True)) for row in rows])
+    assert [held[:2] for held in found] == [("a", 10), ("a", 20), ("b", 10)]
+    assert [held.best("r") for held in found] == ["rl", None, "search"]
+    assert found[0].best("s") is None
+    assert found[0].won().startswith("Found most against the one router that at least two attackers tried:")
+    assert found[0].won().endswith("black-box search 0, reinforcement learning (PPO) 1.")
+    assert found[1].won() == "No two attackers tried the same router here."
 
 
 @pytest.mark.parametrize(
@@ -325,6 +388,8 @@ def test_knobs_stand_between_neutral_and_their_bounds():
     threat = {"knobs": [{"name": "rate", "unit": "1", "low": 0.5, "high": 2.0, "neutral": 1.0}]}
     held = positions(threat, {"quiet": [0.0, 0.0], "rate": [0.75, 2.0, None]})
     assert held == {"rate": [-0.5, 1.0, None], "quiet": [0.0, 0.0]}
+    slow = {"name": "slowdown[i]", "unit": "1", "low": 1.0, "high": 3.0, "neutral": 1.0}
+    assert positions({"knobs": [slow]}, {"slowdown[2]": [1.0, 1.5, 2.0]}) == {"slowdown[2]": [0.0, 0.25, 0.5]}
 
 
 def test_long_traces_are_thinned(report):

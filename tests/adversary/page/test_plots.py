@@ -17,7 +17,8 @@ def drawn(tmp_path_factory):
 
 def test_everything_is_drawn(drawn):
     metrics = ["ttft_mean_s", "ttft_p95_s", "ttft_p99_s", "goodput_per_s"]
-    names = ["overview", "defences", "training", "trace_0", "trace_1", "attackers_100", "attackers_400"]
+    names = ["overview", "defences", "training", "trace_0", "trace_1", "attackers_noise_100"]
+    names += ["attackers_hostile_stream_100", "attackers_hostile_stream_400"]
     names += ["transfer_feature", "transfer_world", *(f"attacks_{metric}" for metric in metrics)]
     names += [f"sweep_{threat}" for threat in THREATS]
     assert sorted(path.stem for path in drawn) == sorted(names)
