@@ -20,6 +20,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from adversary.attack import FGSM, PGD, Attack
+from adversary.break_even import rank
 from adversary.cells import CLEAN, Cell, fill, read
 from adversary.config import register
 from adversary.config_check import check
@@ -168,7 +169,7 @@ def _compared(rows: pd.DataFrame, after: str) -> dict[str, Any]:
     found = {}
     for policy in (BEFORE, after):
         own = rows[rows["victim"] == policy]
-        worst = own.groupby("attack")[METRIC].mean().idxmax()
+        worst = own.groupby("attack")[METRIC].mean().map(rank).idxmax()
         found[policy] = (
             str(worst),
             own[own["attack"] == worst].sort_values("seed")[METRIC].to_numpy(np.float64),
@@ -188,7 +189,8 @@ def _words(config: DictConfig, num_attacks: int) -> str:
         f"{config.agent._target_.rpartition('.')[2]}, {config.total_timesteps} decisions of training each;"
         f" {config.rounds} rounds with {100 * config.frac_attacked:g} % of the episodes attacked. Mean TTFT"
         f" over seeds {list(config.seeds)} that neither training nor attackers saw, 95 % intervals, paired."
-        f" Adversarial: under the worst, for either, of {num_attacks} attacks found against one or the other."
+        f" Adversarial: under the worst, for either, of {num_attacks} attacks found against one or the other;"
+        " those against the first were in the training of the last."
     )
 
 

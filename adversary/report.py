@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -178,9 +179,8 @@ def _timelines(
         for level in ("feature", "world"):
             attack = findings.worst(victim, level)
             if attack is not None and victim != config.reference:
-                reference = attack if findings.has(config.reference, attack) else CLEAN
-                harm = findings.mean(victim, attack) / findings.mean(config.reference, reference)
-                worst.append((harm, victim, attack))
+                beyond = findings.relative(victim, attack)["value"]
+                worst.append((np.inf if beyond is None else beyond, victim, attack))
     worst.sort(reverse=True)
     scenario, seed = Scenario(config), config.seeds[0]
     found = []
