@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
 
 from adversary.feature.gradient import Fgsm, Pgd
 from adversary.feature.liar import Liar
@@ -60,7 +60,7 @@ class Attack:
     * ``positions``: ``rows`` ``[num_windows, num_knobs]`` in [-1, 1] (``adversary.threat.UnitPositions``);
     * ``linear``: ``parameters`` of a ``LinearLiar``;
     * ``fgsm``, ``pgd``: along the gradient of the target; ``num_steps``;
-    * ``model``: ``file``, trained by SB3 in ``RouteGym/FeatureAdversary-v0``.
+    * ``model``: ``file``, trained by SB3's ``algorithm``, PPO or SAC, in ``RouteGym/FeatureAdversary-v0``.
     """
     harm: float | None = None
     """On the stream that it was found on; None: it was not looked for."""
@@ -139,7 +139,8 @@ class Attack:
         if kind == LINEAR:
             return LinearLiar(knobs, np.array(self.how["parameters"]))
         if kind == MODEL:
-            return Sb3Liar(PPO.load(folder / self.how["file"], device="cpu"), threat, num_instances)
+            algorithm = SAC if self.how.get("algorithm") == SAC.__name__ else PPO
+            return Sb3Liar(algorithm.load(folder / self.how["file"], device="cpu"), threat, num_instances)
         if kind not in (FGSM, PGD):
             raise ValueError(f"the attack {self.name} is of kind {kind}, and not on what a router sees")
 

@@ -9,6 +9,7 @@ from adversary.attack import Attack
 from adversary.attackers.gradient import FgsmAttacker, PgdAttacker
 from adversary.attackers.random import Random, WorstOfRandom
 from adversary.attackers.rl import Rl
+from adversary.attackers.sac import Sac
 from adversary.attackers.search import Search
 from adversary.feature.episodes import Episodes
 from adversary.game import FeatureGame, WorldGame
@@ -113,7 +114,17 @@ def test_attacks_on_the_world_are_played_again_as_they_were_found(tmp_path):
     assert not (tmp_path / "x.zip").exists()
 
 
-@pytest.mark.parametrize("attacker", [WorstOfRandom(4), Search(6), Rl(4, episodes_per_update=2)])
+def test_sac_learns_to_turn_the_world_and_its_liar_is_carried_out_again(tmp_path):
+    by_chance = WorstOfRandom(40).find(world_game(LeastInFlight()), 0, tmp_path / "x.zip")
+    assert Sac(40).find(world_game(LeastInFlight()), 0, tmp_path / "x.zip").harm > by_chance.harm
+    result = Sac(3, episodes_per_update=1).find(toy_game(), 0, tmp_path / "model.zip")
+    attack = Attack("toy", "sac", "victim", result.how, result.harm)
+    liar = attack.liar(toy_threat(), 3, lambda name: FewestWaiting(), tmp_path)
+    again = Naive()(Episodes(toy_env(), FewestWaiting()).attacked(toy_threat(), liar, SEED).losses)
+    assert again == pytest.approx(result.harm)
+
+
+@pytest.mark.parametrize("attacker", [WorstOfRandom(4), Search(6), Rl(4, episodes_per_update=2), Sac(6, 2)])
 def test_the_same_seed_finds_the_same_attack(attacker, tmp_path):
     one, other = (attacker.find(world_game(LeastInFlight()), 1, tmp_path / "x.zip") for _ in range(2))
     assert one == other
