@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from stable_baselines3 import PPO, SAC
@@ -136,11 +137,18 @@ class Attack:
         kind = self.how["kind"]
         if kind == NOISE:
             return RandomLiar(knobs, self.how["seed"])
-        if kind == LINEAR:
-            return LinearLiar(knobs, np.array(self.how["parameters"]))
-        if kind == MODEL:
-            algorithm = SAC if self.how.get("algorithm") == SAC.__name__ else PPO
-            return Sb3Liar(algorithm.load(folder / self.how["file"], device="cpu"), threat, num_instances)
+        try:
+            if kind == LINEAR:
+                return LinearLiar(knobs, np.array(self.how["parameters"]))
+            if kind == MODEL:
+                algorithm = SAC if self.how.get("algorithm") == SAC.__name__ else PPO
+                held = algorithm.load(folder / self.how["file"], device="cpu")
+                return Sb3Liar(held, threat, num_instances)
+        except (OSError, ValueError, BadZipFile) as error:
+            raise ValueError(
+                f"the attack {self.name} cannot be carried out ({error}); delete {self.name}.json in {folder}"
+                " to find it anew"
+            ) from error
         if kind not in (FGSM, PGD):
             raise ValueError(f"the attack {self.name} is of kind {kind}, and not on what a router sees")
 

@@ -44,14 +44,15 @@ class Knob(NamedTuple):
                 f"knob {self.name}: its bounds are [{self.low}, {self.high}] and its neutral value"
                 f" {self.neutral}; all must be finite"
             )
+        unit = "" if self.unit == "1" else f" {self.unit}"
         if self.low >= self.high:
             raise ValueError(
-                f"knob {self.name}: its bounds [{self.low:g}, {self.high:g}] {self.unit} cross or leave"
+                f"knob {self.name}: its bounds [{self.low:g}, {self.high:g}]{unit} cross or leave"
                 " nothing to turn; the first must be below the second"
             )
         if not self.low <= self.neutral <= self.high:
             raise ValueError(
-                f"knob {self.name}: {self.neutral:g} {self.unit}, where it disturbs nothing, is not within"
+                f"knob {self.name}: {self.neutral:g}{unit}, where it disturbs nothing, is not within"
                 f" its bounds [{self.low:g}, {self.high:g}]; widen them"
             )
         if self.is_switch and (self.low, self.high, self.neutral) != (0.0, 1.0, 0.0):

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
@@ -50,6 +51,11 @@ def run_jobs(
                     result = future.result()
                     bar.update()
                     yield result
+            except BrokenProcessPool as error:
+                raise OSError(
+                    f"a process that was making {unit} was ended from outside, for want of memory perhaps;"
+                    " the same command goes on from what is done, with num_workers=1 in less memory"
+                ) from error
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 _end(multiprocessing.active_children())

@@ -137,7 +137,7 @@ def test_epsilon_brings_bounds_towards_neutral():
         (lambda: Budget(max_instances=0), "max_instances is 0: no instance could be disturbed"),
         (lambda: Budget(window=0), "window is 0"),
         (lambda: Projector([], Budget()), "has no knob"),
-        (lambda: Projector([RATE._replace(low=3.0)], Budget()), r"its bounds \[3, 2\] 1 cross"),
+        (lambda: Projector([RATE._replace(low=3.0)], Budget()), r"its bounds \[3, 2\] cross"),
         (lambda: Projector([RATE._replace(neutral=5.0)], Budget()), "not within its bounds"),
         (lambda: Projector([RATE._replace(high=float("inf"))], Budget()), "must be finite"),
         (lambda: Projector([RATE, RATE], Budget()), "two knobs are named rate_factor"),

@@ -40,6 +40,15 @@ def test_an_error_of_a_job_is_raised(num_workers):
         list(run_jobs(double, [(1,), (-1,), (2,)], num_workers, "jobs"))
 
 
+def killed(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_told():
+    with pytest.raises(OSError, match="making jobs was ended from outside"):
+        list(run_jobs(killed, [(1,), (2,)], 2, "jobs"))
+
+
 def linger(path):
     """Works for ever, and says who does."""
     with Path(path).open("a") as file:

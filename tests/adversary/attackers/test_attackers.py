@@ -146,6 +146,17 @@ def test_what_is_no_attack_is_refused(tmp_path):
         ValueError, match=r"positions of shape \(1, 1\), the threat model 4 windows and 5 knobs"
     ):
         attack.wanted(THREAT.knobs(2), 4, 0)
+    (tmp_path / "cut.zip").write_bytes(b"PK")
+    for how, why in (
+        ({"kind": "linear", "parameters": [1.0]}, r"parameters have shape \(1,\)"),
+        ({"kind": "model", "file": "none.zip"}, "none.zip"),
+        ({"kind": "model", "file": "cut.zip"}, "zip"),
+    ):
+        attack = Attack("toy", "x", "v", how)
+        with pytest.raises(
+            ValueError, match=rf"toy-x@v cannot be carried out \(.*{why}.*; delete toy-x@v.json"
+        ):
+            attack.liar(toy_threat(), 3, lambda name: FewestWaiting(), tmp_path)
 
 
 @pytest.mark.parametrize(
