@@ -87,8 +87,9 @@ robustness: $(VENV)/.installed  ## Attack eighteen routers and report how they b
 	$(BIN)/routegym-train experiment=robustness/train agent=linucb total_timesteps=4000
 	$(BIN)/python -m adversary.report experiment=robustness/report
 
-harden: $(VENV)/.installed  ## Train an agent under attack and see what it gains and costs (half an hour).
+harden: $(VENV)/.installed  ## Train LinUCB under attack and see what it gains and costs (a quarter of an hour).
 	$(BIN)/python -m adversary.harden experiment=robustness/harden
+	$(BIN)/python -m adversary.harden experiment=robustness/harden_rl
 
 live-attack: $(VENV)/.installed vllm  ## Replay an attack that was found in emulation on real vLLM servers.
 	$(BIN)/python -m envs.live.serve kind=modelled profile=h100_llama-3.1-8b,l40s_llama-3.1-8b time_scale=4 \
@@ -96,9 +97,11 @@ live-attack: $(VENV)/.installed vllm  ## Replay an attack that was found in emul
 
 reference-robustness:  ## Keep the last robustness results as those that the README shows.
 	mkdir -p runs/reference/robustness
+	rm -f runs/reference/robustness/*.png
 	cp runs/robustness/robustness/table.md runs/robustness/robustness/overview.png \
 	  runs/robustness/robustness/attackers_*.png runs/robustness/robustness/transfer_*.png runs/reference/robustness/
 	cp runs/robustness/hardening/training.md runs/robustness/live/live.json runs/reference/robustness/
+	cp runs/robustness_rl/hardening/training.md runs/reference/robustness/training_rl.md
 
 bench: $(VENV)/.installed  ## Measure the emulator and the environment on one core.
 	$(BIN)/python -m tests.benchmarks.bench_emulator

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -13,6 +15,12 @@ def test_table_is_the_reference_runs():
 
 def test_table_of_fidelity_is_the_reference_runs():
     assert (ROOT / "runs/reference/fidelity/table.md").read_text(encoding="utf-8").strip() in README
+
+
+@pytest.mark.parametrize("table", ["table", "training"])
+def test_tables_of_robustness_are_the_reference_runs(table):
+    file = ROOT / "runs/reference/robustness" / f"{table}.md"
+    assert file.read_text(encoding="utf-8").strip() in README
 
 
 def test_links_lead_somewhere():

@@ -220,7 +220,7 @@ def test_the_report_of_the_readme_in_a_tiny_form(tmp_path):
 
 def test_hardening_in_a_tiny_form(tmp_path):
     command = (
-        "experiment=robustness/harden",
+        "experiment=robustness/harden_rl",
         *SHORT,
         "agent=linucb",
         "total_timesteps=200",
@@ -232,7 +232,7 @@ def test_hardening_in_a_tiny_form(tmp_path):
     )
     done = run("adversary.harden", *command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    directory = tmp_path / "runs" / "robustness" / "hardening"
+    directory = tmp_path / "runs" / "robustness_rl" / "hardening"
     result = json.loads((directory / "training.json").read_text())
     assert {row["policy"] for row in result["rows"]} == {"LinUCB"}
     by_set = {row["set"]: row for row in result["rows"]}
