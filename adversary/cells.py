@@ -76,8 +76,8 @@ def play(
     if isinstance(threat, FeatureThreat):
         episodes = Episodes(scenario.env(), policy)
         liar = attack.liar(threat, episodes.num_instances, scenario.policy, folder, victim)
-        attacked = episodes.attacked(threat, liar, seed)
-        return Played(attacked.rollout, attacked.trace)
+        _, trace, rollout = episodes.attacked_alone(threat, liar, seed)
+        return Played(rollout, trace)
     return _play_world(scenario, policy, attack, threat, seed)
 
 

@@ -100,19 +100,24 @@ class Episodes:
         )
 
     def attacked(self, threat: FeatureThreat, liar: Attacker, seed: int) -> Attacked:
-        """Let ``liar`` deceive the victim in the episode of this seed."""
-        victim = self.deceived(threat, liar)
-        with waiting_noted(self.env) as waited_s:
-            victim.reset(policy_rng(seed))
-            rollout = finish(self.env, victim, replay(self.env, seed, (), ()))
+        """Let ``liar`` deceive the victim in the episode of this seed, and compare that with peace."""
+        waited_s, trace, rollout = self.attacked_alone(threat, liar, seed)
         num_decisions = len(waited_s)
         losses = Losses(
             (rollout.ledger["num_retries"] == 0).to_numpy(np.int64),
-            np.array(waited_s),
+            waited_s,
             aligned(self.reference(seed), num_decisions),
             aligned(self.clean(seed), num_decisions),
         )
-        return Attacked(losses, victim.trace({"world_seed": seed}), rollout)
+        return Attacked(losses, trace, rollout)
+
+    def attacked_alone(
+        self, threat: FeatureThreat, liar: Attacker, seed: int
+    ) -> tuple[Floats, AttackTrace, Rollout]:
+        """The same without an episode in peace: its losses ``[num_decisions]``, and what was done."""
+        victim = self.deceived(threat, liar)
+        waited_s, rollout = self._playing(victim, seed)
+        return waited_s, victim.trace({"world_seed": seed}), rollout
 
     def _in_peace(self, seed: int) -> tuple[Floats, Rollout]:
         if seed not in self._clean:
@@ -120,7 +125,9 @@ class Episodes:
         return self._clean[seed]
 
     def _played(self, policy: Policy, seed: int) -> tuple[Floats, Rollout]:
-        policy = per_router(policy, self.env)
+        return self._playing(per_router(policy, self.env), seed)
+
+    def _playing(self, policy: Policy, seed: int) -> tuple[Floats, Rollout]:
         with waiting_noted(self.env) as waited_s:
             policy.reset(policy_rng(seed))
             rollout = finish(self.env, policy, replay(self.env, seed, (), ()))
