@@ -98,8 +98,8 @@ live-attack: $(VENV)/.installed vllm  ## Replay an attack that was found in emul
 reference-robustness:  ## Keep the last robustness results as those that the README shows.
 	mkdir -p runs/reference/robustness
 	rm -f runs/reference/robustness/*.png
-	cp runs/robustness/robustness/table.md runs/robustness/robustness/overview.png \
-	  runs/robustness/robustness/attackers_*.png runs/robustness/robustness/transfer_*.png runs/reference/robustness/
+	cp $(addprefix runs/robustness/robustness/,table.md overview.png sweep_spoof.png attackers_world_100.png) \
+	  runs/reference/robustness/
 	cp runs/robustness/hardening/training.md runs/robustness/live/live.json runs/reference/robustness/
 	cp runs/robustness_rl/hardening/training.md runs/reference/robustness/training_rl.md
 
