@@ -51,14 +51,15 @@ def run_jobs(
                     result = future.result()
                     bar.update()
                     yield result
-            except BrokenProcessPool as error:
-                raise OSError(
-                    f"a process that was making {unit} was ended from outside, for want of memory perhaps;"
-                    " the same command goes on from what is done, with num_workers=1 in less memory"
-                ) from error
-            except BaseException:
+            except BaseException as error:
                 pool.shutdown(wait=False, cancel_futures=True)
                 _end(multiprocessing.active_children())
+                if isinstance(error, BrokenProcessPool):
+                    raise OSError(
+                        f"a process that was making {unit} was ended from outside, for want of memory"
+                        " perhaps; the same command goes on from what is done, with num_workers=1"
+                        " in less memory"
+                    ) from error
                 raise
 
 
