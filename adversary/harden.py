@@ -78,7 +78,7 @@ def harden(config: DictConfig) -> dict[str, Any]:
     for name, attacks in under.items():
         if attacks:
             rows[name] = _rows(config, trained, attacks, directory, "attacked")
-    agent = config.agent._target_.rpartition(".")[2]
+    agent = _agent(config)
     result = {
         "rows": [{"policy": agent, "set": name} | _compared(found, after) for name, found in rows.items()],
         "words": _words(config, len(of_both)),
@@ -184,9 +184,13 @@ def _compared(rows: pd.DataFrame, after: str) -> dict[str, Any]:
     }
 
 
+def _agent(config: DictConfig) -> str:
+    return str(config.agent._target_).rpartition(".")[2]
+
+
 def _words(config: DictConfig, num_attacks: int) -> str:
     return (
-        f"{config.agent._target_.rpartition('.')[2]}, {config.total_timesteps} decisions of training each;"
+        f"{_agent(config)}, {config.total_timesteps} decisions of training each;"
         f" {config.rounds} rounds with {100 * config.frac_attacked:g} % of the episodes attacked. Mean TTFT"
         f" over seeds {list(config.seeds)} that neither training nor attackers saw, 95 % intervals, paired."
         f" Adversarial: under the worst, for either, of {num_attacks} attacks found against one or the other;"
