@@ -10,8 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-PART = ".part"
-"""Ending of files not yet whole; those that a killed process left are removed by ``remove_parts``."""
+from envs.unfinished import PART, part_of
 
 
 def remove_parts(directory: Path) -> None:
@@ -35,7 +34,7 @@ def _is_alive(pid: int) -> bool:
 def write(path: Path, write_to: Callable[[Path], object]) -> None:
     """Let ``write_to`` fill a temporary file beside ``path``, flush it to disk, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    temporary = part_of(path)
     try:
         write_to(temporary)
         with temporary.open("rb+") as file:

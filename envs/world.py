@@ -14,7 +14,6 @@ request stream it replays anywhere, from a JSON file (``Schedule.save``, ``Sched
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +21,8 @@ from math import inf
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple, cast
+
+from envs.unfinished import part_of
 
 SLOW, FAIL, RESTART, ADD, REMOVE, FLUSH_CACHE = "slow", "fail", "restart", "add", "remove", "flush_cache"
 LAG_SCRAPES = "lag_scrapes"
@@ -131,7 +132,7 @@ class Schedule:
         """Write it to a file that ``load`` reads, one event a line; whole or not at all."""
         lines = ",\n".join(f"  {json.dumps(event.row())}" for event in self)
         path = Path(path)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part = part_of(path)
         part.write_text(f'{{"events": [\n{lines}\n]}}\n', encoding="utf-8")
         part.replace(path)
 

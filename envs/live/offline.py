@@ -24,7 +24,6 @@ Needs ``pip install 'routegym[offline]'``.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shutil
 import sys
@@ -41,6 +40,7 @@ from numpy.typing import NDArray
 from envs.feedback import Feedback
 from envs.live.recording import OnBadPart, Recording, RecordingError, difference, matrix
 from envs.observation import INSTANCE_FEATURES, REQUEST_FEATURES, SCHEMA_HASH, observation_space
+from envs.unfinished import part_of
 
 _OF_DECISION = ("episode", "decision_id", "policy_version", "num_outcomes_learned", "at_s", "router")
 _OF_REQUEST = (
@@ -117,7 +117,7 @@ def write_dataset(
             )
     counts = {"episodes": 0, "steps": 0, "cut_decisions": 0, "skipped_parts": 0}
     # In full: Minari 0.5 measures its files at a relative path joined to itself.
-    temporary = output.absolute().with_name(f".{output.name}.{os.getpid()}.part")
+    temporary = part_of(output.absolute())
     try:
         temporary.mkdir(parents=True)
         space = observation_space(header["max_instances"])

@@ -10,13 +10,13 @@ a content id and the notes lie in the file's metadata.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from envs.unfinished import part_of
 from envs.workload.replay import Replay, Start
 from envs.workload.settings import slo_of
 from envs.workload.shaping import Part, shaped
@@ -46,7 +46,7 @@ def save(trace: Trace, path: str | Path) -> None:
     }
     table = pa.table(columns).replace_schema_metadata({KEY: json.dumps(about).encode()})
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # what a killed program leaves is known as that
+    part = part_of(path)
     pq.write_table(table, part, compression="zstd")
     part.replace(path)
 
