@@ -6,7 +6,6 @@ figures lie in ``cells/<victim>~<attack>.json``, a row per share and seed. ``cle
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ from adversary.validate import violations
 from adversary.world.episode import WorldEpisode
 from adversary.world.threat import WorldThreat
 from agents.files import read_json, write_json
-from agents.keys import digest
+from agents.keys import key_of
 from agents.policy import Policy
 from agents.processes import run_jobs
 from agents.rollout import Rollout
@@ -152,7 +151,7 @@ def _key(made: Mapping[str, Any], config: DictConfig, cell: Cell, attack: Attack
         "warmup_s": config.warmup_s,
         "churn_window_s": config.churn_window_s,
     }
-    return digest(json.dumps(values, sort_keys=True))
+    return key_of(values)
 
 
 def _held_key(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from adversary.attack import NONE, Attack
 from adversary.scenario import Scenario
 from adversary.world import files
 from adversary.world.threat import WorldThreat
-from agents.keys import digest, made_of
+from agents.keys import key_of, made_of
 from agents.processes import run_jobs
 
 WORLD = ("env", "cluster", "world", "workload", "reward", "duration_s")
@@ -86,7 +85,7 @@ def _keys(config: DictConfig, planned: Sequence[Planned]) -> dict[Planned, str]:
     for each in planned:
         own = {"target": made.get(each.target), "threat": plain["threats"][each.threat]}
         own["attacker"] = plain["attackers"][each.attacker]
-        keys[each] = digest(json.dumps(common | own, sort_keys=True))
+        keys[each] = key_of(common | own)
     return keys
 
 

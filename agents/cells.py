@@ -7,7 +7,6 @@ whose key still fits is not made again; one that is begins its recording anew to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -20,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from agents.build_env import build_env
 from agents.defences.defence import innermost, learns, with_innermost
 from agents.files import read_json, write_json, write_parquet
-from agents.keys import digest, made_of
+from agents.keys import key_of, made_of
 from agents.online import load_learner
 from agents.policy import Policy, Trainable
 from agents.processes import run_jobs
@@ -107,7 +106,7 @@ def run(config: DictConfig, directory: Path) -> list[Cell]:
 
 def _keys(config: DictConfig) -> dict[Cell, str]:
     return {
-        Cell(policy, seed): digest(json.dumps({**made, "seed": seed}, sort_keys=True))
+        Cell(policy, seed): key_of({**made, "seed": seed})
         for policy, made in made_of(config).items()
         for seed in config.seeds
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,11 @@ def _files_in(node: Any) -> list[Path]:
         values = node.values() if isinstance(node, dict) else node
         return [path for value in values for path in _files_in(value)]
     return [Path(node)] if isinstance(node, str) and Path(node).is_file() else []
+
+
+def key_of(values: Mapping[str, Any]) -> str:
+    """The key of what was made of these plain values, in whatever order they stand."""
+    return digest(json.dumps(values, sort_keys=True))
 
 
 def digest(*values: Any) -> str:
