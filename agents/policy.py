@@ -28,25 +28,42 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.export.runtime import Decision
 from envs.feedback import Feedback
 from envs.observation import Observation
 from envs.routing import RoutingEnv
 
+__all__ = ["Decision", "Exportable", "Judgement", "Learner", "Look", "Policy", "Trainable", "valid_instances"]
 
-class Decision(NamedTuple):
-    """One routing decision."""
 
-    instance: int
-    propensities: NDArray[np.float64]
-    """Probability of each instance, ``[max_instances]``; they sum to 1 and are 0 where masked."""
-    scores: NDArray[np.float64]
-    """What the policy thought of each instance, ``[max_instances]``: the higher the better, -inf where
-    masked. Only their order has a meaning common to all policies."""
+class Look(NamedTuple):
+    """What an exported policy sees, as arrays that are traced; the instances are those that may be chosen."""
 
-    @property
-    def propensity(self) -> float:
-        """Probability with which this instance was chosen."""
-        return float(self.propensities[self.instance])
+    instances: Any
+    """Raw features, float32 ``[num_valid, num_instance_features]``."""
+    encoded: Any
+    """``envs.observation.encode`` of them and the request, float32 ``[num_valid, num_encoded]``."""
+    request: Any
+    """Float32 ``[num_request_features]``."""
+    indices: Any
+    """Which instance each row is, ascending, int64 ``[num_valid]``."""
+    mask: Any
+    """Bool ``[num_instances]``."""
+    memory: Any
+    """An int64; what it says is named by the policy's ``memory``, where it has one."""
+    max_instances: int
+    """The most that the exported policy will be asked about."""
+
+
+class Judgement(NamedTuple):
+    """What an exported policy makes of it, traced."""
+
+    scores: Any
+    """Float64 ``[num_valid]``."""
+    propensities: Any
+    """Float64 ``[num_valid]``, adding up to 1."""
+    is_out_of_range: Any = None
+    """A bool: whether it has no right to judge, having learned nothing of the kind. None: it does not say."""
 
 
 class Policy(Protocol):
@@ -103,6 +120,18 @@ class Trainable(Protocol):
 
     def policy(self, directory: Path) -> Policy:
         """What was trained there. Raises ``FileNotFoundError`` or ``ValueError`` where nothing whole is."""
+        ...
+
+
+@runtime_checkable
+class Exportable(Policy, Protocol):
+    """A policy that ``agents.export`` can turn into a bundle."""
+
+    def export(self, look: Look) -> Judgement:
+        """Decide about traced arrays as ``act`` does about real ones, exploration left out.
+
+        Whole-array NumPy only; ``agents.export.tracing`` says what of it.
+        """
         ...
 
 

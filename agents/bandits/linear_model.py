@@ -20,9 +20,8 @@ from envs.feedback import Feedback
 
 def contexts_of(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """Append the bias: ``[..., num_features]`` to ``[..., num_features + 1]``."""
-    contexts = np.ones((*rows.shape[:-1], rows.shape[-1] + 1))
-    contexts[..., :-1] = rows
-    return contexts
+    wide = rows.astype(np.float64)
+    return np.concatenate([wide, np.ones_like(wide[..., :1])], axis=-1)
 
 
 def reward_of(feedback: Feedback, max_ttft_s: float) -> float:

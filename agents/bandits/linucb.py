@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.bandits.checkpoint import require_rng
-from agents.bandits.choice import best_instances, pick
+from agents.bandits.choice import best_instances, pick, share_of_best
 from agents.bandits.linear_bandit import LinearBandit
 from agents.bandits.linear_model import contexts_of
 from agents.hyperparameters import check_not_negative
-from agents.policy import Decision, valid_instances
+from agents.policy import Decision, Judgement, Look, valid_instances
 from envs.observation import Observation, encode
 
 TIE_TOLERANCE = 1e-9
@@ -49,15 +50,25 @@ class LinUCB(LinearBandit):
         rng = require_rng(self._rng)
         valid = valid_instances(observation)
         rows = encode(observation["instances"], observation["request"], observation["mask"])
-        contexts = contexts_of(rows)
-        mean, whitening = self._model.posterior()
-        whitened = contexts @ whitening
-        bounds = contexts @ mean + self.alpha * np.sqrt(np.einsum("ij,ij->i", whitened, whitened))
         scores = np.full(len(rows), -np.inf)
-        scores[valid] = bounds[valid]
+        scores[valid] = self._bounds(rows)[valid]
         best = best_instances(scores, valid, TIE_TOLERANCE)
         propensities = np.zeros(len(rows))
         propensities[best] = 1.0 / len(best)
         instance = pick(best, rng)
         self._pending.remember(instance, rows[instance])
         return Decision(instance, propensities, scores)
+
+    def export(self, look: Look) -> Judgement:
+        """Judge traced instances; see ``agents.policy.Exportable``."""
+        bounds = self._bounds(look.encoded)
+        return Judgement(bounds, share_of_best(bounds, TIE_TOLERANCE))
+
+    def _bounds(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Upper confidence bound of each row."""
+        contexts = contexts_of(rows)
+        mean, whitening = self._model.posterior()
+        whitened = contexts @ whitening
+        deviations = np.sqrt(np.einsum("ij,ij->i", whitened, whitened))
+        bounds: NDArray[np.float64] = contexts @ mean + self.alpha * deviations
+        return bounds

@@ -16,11 +16,11 @@ from agents.bandits.buffers import (
     no_samples,
 )
 from agents.bandits.checkpoint import check_header, header, pack_rng, require_rng, unpack_rng
-from agents.bandits.choice import best_instances, pick
+from agents.bandits.choice import best_instances, pick, share_of_best
 from agents.bandits.pending import PendingDecisions
 from agents.bandits.predictor import Predictor, Training, load_predictor
 from agents.hyperparameters import check_counts, check_positive, check_range
-from agents.policy import Decision, Learner, Policy, valid_instances
+from agents.policy import Decision, Judgement, Learner, Look, Policy, valid_instances
 from envs.feedback import Feedback
 from envs.observation import ENCODED_NAMES, Observation, encode
 
@@ -146,6 +146,24 @@ class Lodestar:
         decision = self.fallback.act(observation)
         self._pending.remember(decision.instance, rows[decision.instance])
         return decision
+
+    def export(self, look: Look) -> Judgement:
+        """Judge traced instances; see ``agents.policy.Exportable``. Raises ``ValueError`` while cold."""
+        if self.predictor is None:
+            raise ValueError(
+                f"Lodestar has no model before it has learned {self.first_training} samples: train it longer"
+            )
+        scores = self.predictor.predict(look.encoded).astype(np.float64)
+        shares = share_of_best(scores, TIE_TOLERANCE)
+        outside = self.predictor.outside(look.encoded)
+        if self.range_check == "chosen":
+            outside = outside & (shares > 0.0)[:, None]
+        return Judgement(scores, shares, outside.any())
+
+    @property
+    def exploration(self) -> float:
+        """Probability of exploration at the next decision of the model."""
+        return self._epsilon
 
     def observe(self, completions: Sequence[Feedback]) -> None:
         """Buffer each decision's own outcome; train where enough are new."""

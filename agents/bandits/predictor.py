@@ -16,6 +16,8 @@ from agents.hyperparameters import check_counts, check_not_negative, check_posit
 
 MIN_TTFT_S = 1e-3
 """Shorter TTFTs are equal under the logarithm."""
+ROUNDING = np.float32(1e-5)
+"""An encoded feature that is so little out of range is within: elsewhere logarithms end in other digits."""
 MIN_STD = 1e-6
 """Features that vary less are constant: they are centred and not scaled."""
 
@@ -38,9 +40,7 @@ class Predictor(NamedTuple):
         """Activations of the last hidden layer, ``[..., hidden_size]``."""
         values = rows
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            values = values @ weight
-            values += bias
-            np.maximum(values, 0, out=values)
+            values = np.maximum(values @ weight + bias, 0)
         return values
 
     def head(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -54,7 +54,11 @@ class Predictor(NamedTuple):
 
     def out_of_range(self, rows: NDArray[np.float32]) -> bool:
         """Whether any feature of any row lies outside of what the training buffer held, and its margin."""
-        return bool(((rows < self.low) | (rows > self.high)).any())
+        return bool(self.outside(rows).any())
+
+    def outside(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Which features do, ``[..., num_features]``."""
+        return (rows < self.low - ROUNDING) | (rows > self.high + ROUNDING)
 
     def state(self) -> dict[str, Any]:
         """Everything, in arrays and plain values."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
+
 from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind, demote, least, most, within
 from envs.observation import FRAC_PREFIX_HIT, NUM_IN_FLIGHT
 
@@ -30,15 +32,13 @@ class AibrixPrefix(Heuristic):
     def costs(self, candidates: Candidates) -> Array:
         """Price by requests in flight, those that are not the longest acceptable match behind."""
         num_in_flight = candidates.column(NUM_IN_FLIGHT)
-        if most(num_in_flight) - least(num_in_flight) > self.imbalance:
-            self._counts["imbalanced"] += 1
-            return num_in_flight
-        mean = sum(num_in_flight.tolist()) / len(num_in_flight)  # on a few numbers far cheaper than mean()
+        imbalanced = most(num_in_flight) - least(num_in_flight) > self.imbalance
+        mean = num_in_flight.sum() / num_in_flight.size
         away = num_in_flight - mean
-        limit = mean + self.num_deviations * (away.dot(away) / len(away)) ** 0.5
+        limit = mean + self.num_deviations * np.sqrt(away.dot(away) / away.size)
         match = candidates.column(FRAC_PREFIX_HIT) * (num_in_flight <= limit)
         longest = most(match)
-        if longest <= 0.0:
-            self._counts["missed"] += 1
-            return num_in_flight
-        return demote(num_in_flight, match < longest)
+        missed = ~imbalanced & (longest <= 0.0)
+        self.note("imbalanced", imbalanced)
+        self.note("missed", missed)
+        return np.where(imbalanced | missed, num_in_flight, demote(num_in_flight, match < longest))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
+
 from agents.heuristics.heuristic import (
     Array,
     Candidates,
@@ -51,11 +53,9 @@ class CacheAware(Heuristic):
         """Price by requests in flight or by match."""
         num_in_flight = candidates.column(NUM_IN_FLIGHT)
         highest, lowest = most(num_in_flight), least(num_in_flight)
-        if highest - lowest > self.imbalance and highest > self.imbalance_ratio * lowest:
-            self._counts["imbalanced"] += 1
-            return first_of_equals(num_in_flight)
+        imbalanced = (highest - lowest > self.imbalance) & (highest > self.imbalance_ratio * lowest)
         match = candidates.column(FRAC_PREFIX_HIT)
-        if most(match) > self.cache_threshold:
-            return -match
-        self._counts["missed"] += 1
-        return first_of_equals(num_in_flight)
+        missed = ~imbalanced & (most(match) <= self.cache_threshold)
+        self.note("imbalanced", imbalanced)
+        self.note("missed", missed)
+        return np.where(imbalanced | missed, first_of_equals(num_in_flight), -match)

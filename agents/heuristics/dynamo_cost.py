@@ -59,7 +59,8 @@ class DynamoCost(Heuristic):
 
     def costs(self, candidates: Candidates) -> Array:
         """Price in blocks."""
-        column, num_prompt_tokens = candidates.column, float(candidates.request[NUM_PROMPT_TOKENS])
+        column = candidates.column
+        num_prompt_tokens = candidates.request[NUM_PROMPT_TOKENS].astype(np.float64)
         uncredited = num_prompt_tokens * (1.0 - self.overlap_credit * column(FRAC_PREFIX_HIT))
         num_prefill_tokens = np.maximum(column(NUM_IN_FLIGHT_UNCACHED_TOKENS) + uncredited, 0.0)
         num_active_tokens = column(NUM_IN_FLIGHT_PREFILL_TOKENS) + column(NUM_IN_FLIGHT_DECODE_TOKENS)
@@ -71,8 +72,10 @@ class DynamoCost(Heuristic):
 
     def chances(self, costs: Array) -> Array:
         """Uniform over the lowest, or softmax at a temperature."""
-        if self.temperature <= 0.0 or (spread := most(costs) - least(costs)) <= 0.0:
+        if self.temperature <= 0.0:
             return super().chances(costs)
-        weights: Array = np.exp((least(costs) - costs) / (spread * self.temperature))
-        weights /= weights.sum()
-        return weights
+        spread = most(costs) - least(costs)
+        divisor = np.where(spread > 0.0, spread, 1.0) * self.temperature  # where all are alike, any will do
+        weights: Array = np.exp((least(costs) - costs) / divisor)
+        chances: Array = weights / weights.sum()
+        return chances

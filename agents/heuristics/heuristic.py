@@ -1,7 +1,8 @@
 """What the hand-written routing rules share: look at the valid rows, price each, take a cheapest.
 
 A rule is a class with ``costs``: one number per valid instance, the lower the better. Ties are broken
-uniformly at random; a router that takes the first of equals says so by ``first_of_equals``.
+uniformly at random; a router that takes the first of equals says so by ``first_of_equals``. ``costs`` and
+``chances`` are whole-array NumPy without ``if`` on what was observed: ``agents.export`` traces them.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple, TypeAlias, cast
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.policy import Decision, valid_instances
+from agents.policy import Decision, Judgement, Look, valid_instances
 from envs.feedback import Feedback
 from envs.observation import Observation, check_finite
 
@@ -23,6 +24,9 @@ Array: TypeAlias = NDArray[np.float64]
 Raw: TypeAlias = NDArray[np.float32]
 Kind: TypeAlias = Literal["load", "session", "prefix"]
 """What a rule goes by: load alone, the session's identity, or what is cached where."""
+Memory: TypeAlias = Literal["none", "turn", "session"]
+"""What a rule is told besides the observation: nothing; how many decisions were made among the same instances
+before; or where the request's session stands on a hash ring."""
 
 
 class Candidates(NamedTuple):
@@ -34,6 +38,8 @@ class Candidates(NamedTuple):
     """``[num_request_features]``."""
     indices: NDArray[np.intp]
     """Which instance each row is, ascending, ``[num_valid]``."""
+    memory: int = 0
+    """See ``Memory``."""
 
     def column(self, feature: int) -> Array:
         """One feature of ``envs.observation``, ``[num_valid]``."""
@@ -45,6 +51,7 @@ class Heuristic(ABC):
     """A policy that takes an instance of lowest cost."""
 
     kind: ClassVar[Kind]
+    memory: ClassVar[Memory] = "none"
     _rng: np.random.Generator | None = None
 
     def reset(self, rng: np.random.Generator) -> None:
@@ -57,6 +64,8 @@ class Heuristic(ABC):
         if self._rng is None:
             raise RuntimeError(f"{type(self).__name__}: call reset(rng) before act")
         candidates = _look(observation)
+        if self.memory != "none":
+            candidates = candidates._replace(memory=self.recall(candidates))
         costs = self.costs(candidates)
         chances = self.chances(costs)
         possible = chances.nonzero()[0].tolist()
@@ -81,10 +90,24 @@ class Heuristic(ABC):
 
     def chances(self, costs: Array) -> Array:
         """Probability of each candidate, ``[num_valid]``: uniform over those of lowest cost."""
-        lowest = (costs == least(costs)).nonzero()[0]
-        chances = np.zeros(len(costs))
-        chances[lowest] = 1.0 / len(lowest)
+        lowest = costs == least(costs)
+        chances: Array = lowest / np.count_nonzero(lowest)
         return chances
+
+    def recall(self, candidates: Candidates) -> int:
+        """What ``memory`` names, of a rule that has one; called once per decision."""
+        raise NotImplementedError(f"{type(self).__name__} has the memory {self.memory!r} and no recall")
+
+    def export(self, look: Look) -> Judgement:
+        """Judge traced candidates; see ``agents.policy.Exportable``."""
+        instances = look.instances.astype(np.float64)
+        costs = self.costs(Candidates(instances, look.request, look.indices, look.memory))
+        return Judgement(-costs, self.chances(costs))
+
+    def note(self, branch: str, is_taken: Any) -> None:
+        """Count a branch other than the rule's main one, where it decides; traced ones count nowhere."""
+        if isinstance(is_taken, np.bool_) and is_taken:
+            self._counts[branch] += 1
 
     def observe(self, completions: Sequence[Feedback]) -> None:  # noqa: B027
         """Nothing is learned."""
@@ -108,21 +131,21 @@ def _look(observation: Observation) -> Candidates:
     return Candidates(rows.astype(np.float64), request, valid)
 
 
-def least(values: Array) -> float:
+def least(values: Array) -> np.float64:
     """Return the minimum, in a quarter of the time that ``min()`` takes for a few numbers."""
-    return float(values[values.argmin()])
+    lowest: np.float64 = values[values.argmin()]
+    return lowest
 
 
-def most(values: Array) -> float:
+def most(values: Array) -> np.float64:
     """Return the maximum, likewise."""
-    return float(values[values.argmax()])
+    highest: np.float64 = values[values.argmax()]
+    return highest
 
 
 def first_of_equals(costs: Array) -> Array:
     """Rank the costs, the earlier of two equals below the later: no ties are left."""
-    ranks = np.empty(len(costs))
-    ranks[costs.argsort(kind="stable")] = np.arange(len(costs))
-    return ranks
+    return costs.argsort(kind="stable").argsort(kind="stable").astype(np.float64)
 
 
 def demote(costs: Array, out: NDArray[np.bool_]) -> Array:

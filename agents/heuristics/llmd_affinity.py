@@ -10,6 +10,9 @@ from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind, demo
 from agents.heuristics.llmd_token_load import LlmdTokenLoad
 from envs.observation import FRAC_PREFIX_HIT, NUM_IN_FLIGHT_UNCACHED_TOKENS
 
+NO_TOKENS = 1e30
+"""Of nobody: more than any instance has in flight, so that where there is no other none is behind it."""
+
 
 class LlmdAffinity(Heuristic):
     """The documented default of llm-d/llm-d-router since 2026-08 (at ebab687), for prefill-bound loads.
@@ -45,14 +48,12 @@ class LlmdAffinity(Heuristic):
         """Price by token load, those filtered out behind."""
         costs = self.token_load.costs(candidates)
         other = candidates.column(FRAC_PREFIX_HIT) < self.affinity_threshold
-        num_others = np.count_nonzero(other)
-        if num_others == len(other):
-            self._counts["missed"] += 1
-            return costs
-        if num_others and self.max_ttft_penalty_s > 0.0:
-            num_tokens = candidates.column(NUM_IN_FLIGHT_UNCACHED_TOKENS)
-            behind = least(num_tokens[~other]) - least(num_tokens[other])
-            if behind / self.peak_prefill_tokens_per_s > self.max_ttft_penalty_s:
-                self._counts["overloaded"] += 1
-                return costs
-        return demote(costs, other)
+        missed = ~(~other).any()
+        self.note("missed", missed)
+        if self.max_ttft_penalty_s <= 0.0:
+            return np.where(missed, costs, demote(costs, other))
+        num_tokens = candidates.column(NUM_IN_FLIGHT_UNCACHED_TOKENS)
+        behind = least(np.where(other, NO_TOKENS, num_tokens)) - least(np.where(other, num_tokens, NO_TOKENS))
+        overloaded = ~missed & (behind / self.peak_prefill_tokens_per_s > self.max_ttft_penalty_s)
+        self.note("overloaded", overloaded)
+        return np.where(missed | overloaded, costs, demote(costs, other))

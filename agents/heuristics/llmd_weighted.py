@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
+
 from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind, least, most, within
 from envs.observation import FRAC_KV_CACHE_USAGE, FRAC_PREFIX_HIT, NUM_WAITING
 
@@ -33,7 +35,7 @@ class LlmdWeighted(Heuristic):
         column = candidates.column
         num_waiting = column(NUM_WAITING)
         fewest = least(num_waiting)
-        spread = max(most(num_waiting) - fewest, 1.0)  # counts are whole: below 1 all are equal
+        spread = np.maximum(most(num_waiting) - fewest, 1.0)  # counts are whole: below 1 all are equal
         costs: Array = (
             self.queue_weight / spread * (num_waiting - fewest)
             + self.kv_weight * column(FRAC_KV_CACHE_USAGE)

@@ -27,12 +27,9 @@ class PowerOfTwo(Heuristic):
 
     def chances(self, costs: Array) -> Array:
         """Share of the ordered pairs of different candidates that each one wins."""
-        num = len(costs)
-        if num == 1:
-            return np.ones(1)
-        ascending = np.sort(costs)
-        num_lower = ascending.searchsorted(costs, "left")
-        num_lower_or_equal = ascending.searchsorted(costs, "right")
+        num, others = costs.size, costs[:, None]
+        num_lower = (costs < others).sum(axis=1)
+        num_lower_or_equal = (costs <= others).sum(axis=1)
         # Twice the dearer ones, once the equals but itself.
-        wins: Array = (2.0 * num - 1.0 - num_lower_or_equal - num_lower) / (num * (num - 1))
-        return wins
+        wins = (2.0 * num - 1.0 - num_lower_or_equal - num_lower) / np.maximum(num * (num - 1), 1)
+        return np.where(num == 1, 1.0, wins)

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind
+from envs.observation import NUM_IN_FLIGHT
 
 
 class Random(Heuristic):
@@ -16,4 +17,4 @@ class Random(Heuristic):
 
     def costs(self, candidates: Candidates) -> Array:
         """Price all alike."""
-        return np.zeros(len(candidates.indices))
+        return np.zeros_like(candidates.column(NUM_IN_FLIGHT))

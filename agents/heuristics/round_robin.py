@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind
+from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind, Memory
 
 
 class RoundRobin(Heuristic):
@@ -20,16 +20,21 @@ class RoundRobin(Heuristic):
     """
 
     kind: ClassVar[Kind] = "load"
+    memory: ClassVar[Memory] = "turn"
 
     def reset(self, rng: np.random.Generator) -> None:
         """Begin an episode: count from the first instance again."""
         super().reset(rng)
         self._num_sent: Counter[bytes] = Counter()  # indices of a set, as bytes -> requests
 
-    def costs(self, candidates: Candidates) -> Array:
-        """Price by how many turns an instance has to wait; counts the request."""
-        indices = candidates.indices
-        members = indices.tobytes()
+    def recall(self, candidates: Candidates) -> int:
+        """Count the request; return how many its set had before."""
+        members = candidates.indices.tobytes()
         turn = self._num_sent[members]
         self._num_sent[members] = turn + 1
-        return (np.arange(len(indices), dtype=np.float64) - turn) % len(indices)
+        return turn
+
+    def costs(self, candidates: Candidates) -> Array:
+        """Price by how many turns an instance has to wait."""
+        places = np.ones_like(candidates.indices).cumsum() - 1
+        return ((places - candidates.memory) % places.size).astype(np.float64)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect
 from functools import lru_cache
-from hashlib import blake2b
 from typing import ClassVar
 
 import numpy as np
 
-from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind, whole
+from agents.export.runtime import ring_position
+from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind, Memory, whole
+from agents.policy import Judgement, Look
 from envs.observation import NUM_SENT_SINCE_SCRAPE, SESSION_KEY
 
 
@@ -30,9 +31,14 @@ class SessionHash(Heuristic):
     """
 
     kind: ClassVar[Kind] = "session"
+    memory: ClassVar[Memory] = "session"
 
     def __init__(self, num_points: int = 160) -> None:
         self.num_points = whole("num_points", num_points, 1)
+
+    def recall(self, candidates: Candidates) -> int:
+        """Where the session stands on the ring."""
+        return ring_position(f"session {int(candidates.request[SESSION_KEY])}")
 
     def costs(self, candidates: Candidates) -> Array:
         """Price the session's instance 0 and others 1; without session, by requests sent."""
@@ -43,22 +49,34 @@ class SessionHash(Heuristic):
         # Points of instances beyond the last valid one belong to nobody, so the ring need not have them.
         positions, owners = _ring(int(candidates.indices[-1]) + 1, self.num_points)
         valid = candidates.indices.tolist()
-        place = bisect(positions, _position(f"session {session}"))
+        place = bisect(positions, candidates.memory)
         while owners[place % len(owners)] not in valid:
             place += 1
         owner = owners[place % len(owners)]
         return np.array([float(index != owner) for index in valid])
 
-
-def _position(name: str) -> int:
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
+    def export(self, look: Look) -> Judgement:
+        """The same without a search: of all points, the next one whose instance is valid."""
+        positions, owners = (np.array(part) for part in _ring(look.max_instances, self.num_points))
+        mask = np.concatenate([look.mask, np.zeros(look.max_instances, np.bool_)])
+        turn_on = np.arange(len(positions))
+        places = np.where(positions <= look.memory, turn_on + len(positions), turn_on)
+        places = np.where(mask[owners], places, 2 * len(positions))
+        traced_owners = np.zeros_like(places) + owners  # a plain array takes no traced index
+        owner = np.where(look.request[SESSION_KEY] >= 0, traced_owners[places.argmin()], -1)
+        costs = np.where(
+            owner >= 0,
+            (look.indices != owner).astype(np.float64),
+            look.instances[:, NUM_SENT_SINCE_SCRAPE].astype(np.float64),
+        )
+        return Judgement(-costs, self.chances(costs))
 
 
 @lru_cache(maxsize=64)
 def _ring(num_instances: int, num_points: int) -> tuple[list[int], list[int]]:
     """Positions in ascending order, and whose each is."""
     points = sorted(
-        (_position(f"instance {index} point {point}"), index)
+        (ring_position(f"instance {index} point {point}"), index)
         for index in range(num_instances)
         for point in range(num_points)
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from agents.policy import Decision, valid_instances
+from agents.policy import Decision, Judgement, Look, valid_instances
 from agents.rl.network import ArrayScores, ScoreNetwork
 from envs.feedback import Feedback
 from envs.observation import Observation, encode
@@ -38,6 +38,12 @@ class Sb3Policy:
         propensities = np.zeros(len(mask))
         propensities[valid[best]] = 1.0
         return Decision(int(valid[best]), propensities, scores)
+
+    def export(self, look: Look) -> Judgement:
+        """Judge traced instances; see ``agents.policy.Exportable``."""
+        scores = self._score(look.encoded).astype(np.float64)
+        places = np.ones_like(look.indices).cumsum() - 1
+        return Judgement(scores, (places == scores.argmax()).astype(np.float64))
 
     def observe(self, completions: Sequence[Feedback]) -> None:
         """Do nothing: this policy is trained beforehand."""
