@@ -69,9 +69,32 @@ class FidelityConfig:
     policies: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class ExportConfig:
+    """``conf/export.yaml``."""
+
+    run: Optional[str] = None  # noqa: UP045
+    directory: Optional[str] = None  # noqa: UP045
+    policy_name: Optional[str] = None  # noqa: UP045
+    results: Optional[str] = None  # noqa: UP045
+    report: Optional[str] = None  # noqa: UP045
+    seed: int = MISSING
+    num_observations: int = MISSING
+    range_margin: float = MISSING
+    max_instances: int = MISSING
+    env: Any = MISSING
+    cluster: Any = MISSING
+    workload: Any = MISSING
+    reward: Any = MISSING
+    agent: Any = MISSING
+    fallback: Any = MISSING
+    world: Any = None
+
+
 def register() -> None:
     """Make the schemas known to Hydra under the names that the YAML files use."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="fidelity_schema", node=FidelityConfig)
+    store.store(name="export_schema", node=ExportConfig)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from agents.export.runtime import SCHEMA
 from conf.build import build
 
 
@@ -50,7 +51,10 @@ def _files_in(node: Any) -> list[Path]:
     if isinstance(node, dict | list):
         values = node.values() if isinstance(node, dict) else node
         return [path for value in values for path in _files_in(value)]
-    return [Path(node)] if isinstance(node, str) and Path(node).is_file() else []
+    if not isinstance(node, str):
+        return []
+    path = Path(node)
+    return [each for each in (path, path / SCHEMA) if each.is_file()]  # a bundle's schema has its files' sums
 
 
 def key_of(values: Mapping[str, Any]) -> str:

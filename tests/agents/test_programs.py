@@ -98,6 +98,9 @@ def test_every_option_composes_and_is_built(group, option, tmp_path, monkeypatch
         monkeypatch.chdir(tmp_path)
         with pytest.raises(ValueError, match=r"there is no file runs/live/endpoints\.json"):
             build(config[group], group)
+    elif option == "bundle":
+        with pytest.raises(ConfigError, match="directory is null: give the folder of a bundle"):
+            build(config.agent, "agent")
     elif group in ("agent", "cluster", "reward"):
         build(config[group], group)
     if group == "world":
