@@ -24,6 +24,7 @@ from adversary.trace import AttackTrace
 from adversary.validate import violations
 from adversary.world.episode import WorldEpisode
 from adversary.world.threat import WorldThreat
+from agents.export.plan import columns_read
 from agents.files import read_json, write_json
 from agents.keys import key_of
 from agents.policy import Policy
@@ -80,6 +81,14 @@ def play(
     return _play_world(scenario, policy, attack, threat, seed)
 
 
+def is_blind_to(scenario: Scenario, victim: str, attack: Attack) -> bool:
+    """Whether a router's decisions cannot depend on what the attack changes: it fares as in peace."""
+    threat = scenario.threat(attack.threat)
+    return isinstance(threat, FeatureThreat) and threat.columns.isdisjoint(
+        columns_read(scenario.policy(victim))
+    )
+
+
 def _play_world(scenario: Scenario, policy: Policy, attack: Attack, threat: WorldThreat, seed: int) -> Played:
     episode = WorldEpisode(scenario.open_env(), policy, threat)
     values = attack.values(threat, scenario.num_instances, seed)
@@ -120,6 +129,8 @@ def _fill(
 ) -> None:
     config = OmegaConf.create(plain)
     scenario = Scenario(config)
+    if attack is not None and is_blind_to(scenario, cell.victim, attack):
+        attack = None
     rows = []
     for epsilon in cell.epsilons:
         for seed in config.seeds:

@@ -34,6 +34,11 @@ class FeatureThreat:
                     f" {least}; raise it, or give null for no limit"
                 )
 
+    @property
+    def columns(self) -> frozenset[int]:
+        """Columns of ``observation["instances"]`` that it may change."""
+        return frozenset(int(column) for each in self.perturbations for column in each.columns)
+
     def knobs(self, num_instances: int) -> tuple[Knob, ...]:
         """The knobs of all perturbations, in order, in a fleet of so many."""
         return tuple(

@@ -71,6 +71,28 @@ def trace(policy: Policy, fallback: Policy | None, trained_on: Range | None, max
     return tracer
 
 
+def columns_read(policy: Policy) -> frozenset[int]:
+    """Columns of ``observation["instances"]`` that its decisions can depend on.
+
+    All of them where it cannot be exported, and so cannot be looked into.
+    """
+    everything = frozenset(range(len(INSTANCE_FEATURES)))
+    try:
+        steps = trace(policy, None, None, max_instances=8).steps
+    except ValueError:
+        return everything
+    rows, read = {"instances"}, set[int]()
+    for step in steps:
+        if step.inputs[0] in rows and step.operation in ("Compress", "Cast"):
+            rows.add(step.output)
+        elif step.inputs[0] in rows and step.operation == "Column":
+            index = step.attributes["index"]
+            read.update(index if isinstance(index, list) else [index])
+        elif not rows.isdisjoint(step.inputs):
+            return everything
+    return frozenset(read)
+
+
 def memory_of(policy: Policy, fallback: Policy | None) -> str:
     """What the plan's input ``memory`` says."""
     return next((memory for memory in (_memory(policy), _memory(fallback)) if memory != "none"), "none")
