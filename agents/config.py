@@ -91,6 +91,16 @@ class ExportConfig:
     world: Any = None
 
 
+@dataclass
+class ServeConfig:
+    """``conf/serve.yaml``."""
+
+    policy: Optional[str] = None  # noqa: UP045
+    endpoints: Any = None
+    heuristic: Any = MISSING
+    router: Any = MISSING
+
+
 def register() -> None:
     """Make the schemas known to Hydra under the names that the YAML files use."""
     store = ConfigStore.instance()
@@ -98,3 +108,4 @@ def register() -> None:
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="fidelity_schema", node=FidelityConfig)
     store.store(name="export_schema", node=ExportConfig)
+    store.store(name="serve_schema", node=ServeConfig)

@@ -73,11 +73,7 @@ def blank_knowledge(
     table = np.zeros((len(traits), len(INSTANCE_FEATURES)))
     instances = np.zeros(len(traits), INSTANCE_DTYPE)
     for row, instance, trait in zip(table, instances, traits, strict=True):
-        row[columns.PREFILL_TOKENS_PER_S] = trait.prefill_tokens_per_s
-        row[columns.DECODE_STEP_S] = trait.decode_step_s
-        row[columns.NUM_KV_CACHE_TOKENS] = trait.num_blocks * trait.block_size
-        row[columns.PREFIX_CACHING] = trait.prefix_caching
-        instance["max_model_len"] = trait.max_model_len
+        _describe(row, instance, trait)
         instance["healthy"] = True
     return Knowledge(
         table=np.broadcast_to(table, (*shape, *table.shape)).copy(),
@@ -85,6 +81,22 @@ def blank_knowledge(
         fading=np.zeros((*shape, FIRST_TENANT + num_tenants, 2)),
         flights=np.zeros((*shape, num_slots), FLIGHT_DTYPE),
     )
+
+
+def join(knowledge: Knowledge, number: int, trait: InstanceTraits, is_new: bool) -> None:
+    """Take in what an instance is; of one that is new in its place, forget all that was known there."""
+    if is_new:
+        knowledge.table[number] = 0.0
+        knowledge.instances[number] = np.zeros((), INSTANCE_DTYPE)
+    _describe(knowledge.table[number], knowledge.instances[number], trait)
+
+
+def _describe(row: NDArray[np.float64], instance: Any, trait: InstanceTraits) -> None:
+    row[columns.PREFILL_TOKENS_PER_S] = trait.prefill_tokens_per_s
+    row[columns.DECODE_STEP_S] = trait.decode_step_s
+    row[columns.NUM_KV_CACHE_TOKENS] = trait.num_blocks * trait.block_size
+    row[columns.PREFIX_CACHING] = trait.prefix_caching
+    instance["max_model_len"] = trait.max_model_len
 
 
 @njit(cache=True, forceinline=True)

@@ -114,6 +114,14 @@ def forget(index: Any) -> None:
         index.buckets[bucket] = NONE
 
 
+@njit(cache=True)
+def forget_instance(index: Any, instance: int) -> None:
+    """Forget what was sent to an instance."""
+    while index.oldest[instance] != NONE:
+        _forget(index, instance, index.oldest[instance])
+    index.num_used[instance] = 0
+
+
 @njit(cache=True, forceinline=True)
 def insert(index: Any, keys: Keys, instance: int, block_hashes: NDArray[np.int64], now_s: float) -> None:
     """Remember that a prompt with these block hashes was sent to an instance."""
@@ -223,6 +231,10 @@ class PrefixIndex:
     def reset(self) -> None:
         """Forget everything."""
         forget(self.memory)
+
+    def forget(self, instance: int) -> None:
+        """Forget what was sent to an instance."""
+        forget_instance(self.memory, instance)
 
     def sent(self, instance: int, block_hashes: NDArray[np.int64], now_s: float) -> None:
         """Remember that a prompt with these block hashes was sent to an instance."""

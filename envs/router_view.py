@@ -68,6 +68,13 @@ class RouterView:
         self._free_slots = list(range(len(self._knowledge.flights)))[::-1]
         self._looked: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
+    def join(self, instance: int, traits: InstanceTraits, is_new: bool) -> None:
+        """Take in what an instance is; of one that is new in its place, forget what was there before."""
+        self._prefix_caching[instance] = traits.prefix_caching
+        if is_new:
+            self.index.forget(instance)
+        knowledge.join(self._knowledge, instance, traits, is_new)
+
     def scraped(self, snapshot: ClusterSnapshot, now_s: float) -> None:
         """Take in the last scrape of each instance; one that is no newer than the last changes nothing."""
         knowledge.scraped(

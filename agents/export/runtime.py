@@ -124,6 +124,14 @@ class Decision(NamedTuple):
         return float(self.propensities[self.instance])
 
 
+class Judged(NamedTuple):
+    """What a policy would do, right or not."""
+
+    decision: Decision
+    is_out_of_range: bool
+    """Whether what it chose lies outside of what it was trained on."""
+
+
 class Step(NamedTuple):
     """One operation of a plan."""
 
@@ -216,19 +224,18 @@ class BundlePolicy:
         if is_out and self._range_check:
             self._counts["fallback_out_of_range"] += 1
             return self._choose(*self._fallback(inputs))
-        if self.exploration > 0.0:
-            share = self.exploration / np.count_nonzero(inputs[2])
-            propensities = (1.0 - self.exploration) * propensities + share * inputs[2]
-        return self._choose(scores, propensities)
+        return self._explore(inputs[2], scores, propensities)
+
+    def judge(self, observation: Mapping[str, Array]) -> Judged:
+        """Decide without the fallback, and say whether that is out of range. Raises as ``act``."""
+        inputs = self._inputs(observation)
+        scores, propensities, is_out = self._decide(*inputs)
+        return Judged(self._explore(inputs[2], scores, propensities), bool(is_out))
 
     def fall_back(self, observation: Mapping[str, Array]) -> Decision:
         """Decide as the fallback does. Raises as ``act``, and ``BundleError`` where there is none."""
         inputs = self._inputs(observation)
         return self._choose(*self._fallback(inputs))
-
-    def is_out_of_range(self, observation: Mapping[str, Array]) -> bool:
-        """Whether what it would choose lies outside of what it was trained on."""
-        return bool(self._decide(*self._inputs(observation))[2])
 
     def inputs(self, observation: Mapping[str, Array]) -> dict[str, Array]:
         """What ``policy.onnx`` is to be given, by name; counts as a decision. Raises as ``act``."""
@@ -279,6 +286,12 @@ class BundlePolicy:
         if self._fall_back is None:
             raise BundleError(f"{self.name}: the bundle has no fallback; export it with fallback=")
         return self._fall_back(*inputs)
+
+    def _explore(self, mask: Array, scores: Array, propensities: Array) -> Decision:
+        if self.exploration > 0.0:
+            share = self.exploration / np.count_nonzero(mask)
+            propensities = (1.0 - self.exploration) * propensities + share * mask
+        return self._choose(scores, propensities)
 
     def _choose(self, scores: Array, propensities: Array) -> Decision:
         possible = propensities.nonzero()[0].tolist()

@@ -27,7 +27,9 @@ class Known(NamedTuple):
     traits: InstanceTraits
 
 
-class _Said(NamedTuple):
+class Said(NamedTuple):
+    """What a server says of itself."""
+
     models: list[dict[str, Any]]
     cache_config: dict[str, str]
 
@@ -40,26 +42,28 @@ def discover(endpoints: Sequence[Endpoint], limits: Limits, speed_factor: float)
             the mend.
     """
 
-    async def all_of_them() -> list[_Said]:
-        return await asyncio.gather(*[_ask(each, limits, speed_factor) for each in endpoints])
+    async def all_of_them() -> list[Said]:
+        return await asyncio.gather(*[ask(each, limits, speed_factor) for each in endpoints])
 
     with ThreadPoolExecutor(1) as pool:  # the caller may have a loop of its own, as notebooks do
         said = pool.submit(asyncio.run, all_of_them()).result()
-    return [_known(*each) for each in zip(endpoints, said, strict=True)]
+    return [known(*each) for each in zip(endpoints, said, strict=True)]
 
 
-async def _ask(endpoint: Endpoint, limits: Limits, speed_factor: float) -> _Said:
+async def ask(endpoint: Endpoint, limits: Limits, speed_factor: float = 1.0) -> Said:
+    """Ask one endpoint. Raises ``ValueError`` where it cannot be reached or refuses; names the mend."""
     client = Client(endpoint, limits, speed_factor)
     try:
         models = listed_models(endpoint, await client.get("/v1/models", limits.connect_timeout_s))
-        return _Said(models, cache_config(await _metrics(client)))
+        return Said(models, cache_config(await _metrics(client)))
     except NoAnswerError as error:
         raise ValueError(f"{endpoint}: {error}; {error.mend or _mend(error.status)}") from None
     finally:
         await client.close()
 
 
-def _known(endpoint: Endpoint, said: _Said) -> Known:
+def known(endpoint: Endpoint, said: Said) -> Known:
+    """What is known of an instance. Raises ``ValueError`` where something is left open; names the mend."""
     models = said.models
     entry = models[0] if endpoint.model is None else {m["id"]: m for m in models}.get(endpoint.model)
     if entry is None:

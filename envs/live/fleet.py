@@ -58,10 +58,7 @@ def cluster(
         scrape_timeout_s=scrape_timeout_s,
         unhealthy_after=unhealthy_after,
     )
-    given = _read(Path(endpoints)) if isinstance(endpoints, str) else endpoints
-    described = [endpoint(name, entry) for name, entry in given.items() if entry is not None]
-    if not described:
-        raise ValueError("there are no endpoints; name at least one, like {a: {url: http://host:8000}}")
+    described = endpoints_of(endpoints)
     scales = sorted({each.time_scale for each in described})
     if speed_factor is None and len(scales) > 1:
         raise ValueError(
@@ -69,6 +66,18 @@ def cluster(
         )
     speed_factor = 1.0 / scales[0] if speed_factor is None else speed_factor
     return LiveCluster(described, scrape_interval_s, speed_factor, limits, keep_token_times)
+
+
+def endpoints_of(endpoints: str | Mapping[str, Any]) -> list[Endpoint]:
+    """Read a mapping of names to endpoints, or the file that holds one; what is null is left out.
+
+    Raises ``ValueError`` naming the endpoint, the key and the mend.
+    """
+    given = _read(Path(endpoints)) if isinstance(endpoints, str) else endpoints
+    described = [endpoint(name, entry) for name, entry in given.items() if entry is not None]
+    if not described:
+        raise ValueError("there are no endpoints; name at least one, like {a: {url: http://host:8000}}")
+    return described
 
 
 def endpoint(name: str, entry: Any) -> Endpoint:

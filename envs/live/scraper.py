@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Callable
 from math import ceil
 from typing import NamedTuple
 
@@ -38,6 +39,7 @@ class Scraper:
         first: What was read at time 0, if the server answered.
         router: Whose scrapes they are.
         counts: Where scrapes are counted.
+        told: Called after each that brought something.
     """
 
     def __init__(
@@ -49,9 +51,10 @@ class Scraper:
         counts: Counter[str],
         first: Metrics | None,
         router: int,
+        told: Callable[[], None] | None = None,
     ) -> None:
         self._client, self._clock, self._health, self._notices = client, clock, health, notices
-        self._counts, self._router = counts, router
+        self._counts, self._router, self._told = counts, router, told
         self._last = first
         self._base = first or Metrics()
         self._scrapes = deque([Scrape(0.0, 0.0, first or Metrics(), 0.0)], MAX_UNSEEN)
@@ -94,6 +97,8 @@ class Scraper:
         num_queried = metrics.num_queried_tokens - self._base.num_queried_tokens
         frac = min(num_hits / max(num_queried, 1.0), 1.0)
         self._scrapes.append(Scrape(self._clock.now_s, taken_at_s, metrics, frac))
+        if self._told is not None:
+            self._told()
 
 
 async def read(

@@ -68,7 +68,7 @@ def test_lodestar_falls_back_where_it_did(name, bundles):
 
 def test_a_network_says_where_it_was_not_trained(bundles):
     loaded = bundle.load(bundles / "network")
-    flags = [loaded.is_out_of_range(observation) for observation in OBSERVATIONS]
+    flags = [loaded.judge(observation).is_out_of_range for observation in OBSERVATIONS]
     assert any(flags)
     assert not all(flags)
     assert loaded.counters() == {}  # it decides there all the same

@@ -52,7 +52,11 @@ def test_what_was_trained_is_exported_with_its_world(agent, trained, tmp_path):
 def test_a_rule_needs_no_run(tmp_path):
     directory = exported(tmp_path / "b", *TINY, "agent=session_hash", "max_instances=8")
     schema = json.loads((directory / SCHEMA).read_text())
-    assert (schema["name"], schema["fallback"], schema["limits"]["max_instances"]) == ("session_hash", None, 8)
+    assert (schema["name"], schema["fallback"], schema["limits"]["max_instances"]) == (
+        "session_hash",
+        None,
+        8,
+    )
 
 
 def test_the_same_again_is_the_same_bytes(trained, tmp_path):
@@ -130,7 +134,7 @@ def test_one_that_decides_otherwise_is_not_written(trained, tmp_path, monkeypatc
         return policy
 
     monkeypatch.setattr(bundle, "load", tampered)
-    with pytest.raises(ValueError, match="policy.npz, by NumPy decides otherwise than the policy"):
+    with pytest.raises(ValueError, match=r"policy\.npz, by NumPy decides otherwise than the policy"):
         exported(tmp_path / "b", f"run={trained / 'maskable_ppo'}")
     assert list(tmp_path.iterdir()) == []
 

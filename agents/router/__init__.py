@@ -1,0 +1,1 @@
+"""A router that serves a policy: an OpenAI-compatible proxy in front of vLLM instances."""

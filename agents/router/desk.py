@@ -1,0 +1,161 @@
+"""Where requests are decided about: what the router knows, and who decides on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.router.asked import BLOCK_SIZE, Asked
+from agents.router.fleet import UNKNOWN, Fleet, Instance
+from agents.router.guard import Choice, Guard
+from agents.router.timings import Timings
+from envs.cluster import Request
+from envs.observation import Observation
+from envs.prefix_index import PrefixIndex
+from envs.router_view import RouterView
+
+
+class NoInstanceError(Exception):
+    """No instance may be sent the request; the message is for the client."""
+
+    def __init__(self, status: int, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.kind = status, kind
+
+
+class Ticket(NamedTuple):
+    """A request that was sent to an instance."""
+
+    request: Request
+    instance: Instance
+    choice: Choice
+    observation: Observation
+    sent_at_s: float
+
+
+class Desk:
+    """Decides where requests go, and keeps count of them.
+
+    Args:
+        fleet: The instances.
+        guard: Decides.
+        prefix_capacity: Keys of the prefix index per instance: the bound on its memory.
+    """
+
+    def __init__(self, fleet: Fleet, guard: Guard, prefix_capacity: int) -> None:
+        self.fleet, self.guard = fleet, guard
+        index = PrefixIndex(fleet.max_instances, BLOCK_SIZE, capacity=prefix_capacity)
+        self.view = RouterView([UNKNOWN] * fleet.max_instances, fleet.max_instances, index)
+        self.timings = Timings()
+        self._num_requests = 0
+        self._is_stale = True
+        self._served_by: dict[
+            str, NDArray[np.int8]
+        ] = {}  # a model that is served -> 1 where it is, or may be
+
+    def traits_changed(self, instance: Instance) -> None:
+        """Take in what an instance is; of one that is new, forget what was in its place."""
+        self.view.join(instance.number, instance.traits, is_new=not instance.models)
+        self._served_by.clear()
+
+    def state_changed(self) -> None:
+        """Note that scrapes or health changed; they are looked at before the next decision."""
+        self._is_stale = True
+
+    def send(self, asked: Asked, arrived_at_s: float, without: Sequence[Instance] = ()) -> Ticket:
+        """Decide about a request and count it as sent.
+
+        Args:
+            asked: What is asked.
+            arrived_at_s: When it came.
+            without: Instances that it must not go to: where it failed before.
+
+        Raises:
+            NoInstanceError: None is left.
+        """
+        now_s = self.fleet.clock.now_s
+        if self._is_stale:
+            self._is_stale = False
+            self.view.scraped(self.fleet.snapshot(), now_s)
+        self._num_requests += 1
+        request = Request(
+            request_id=self._num_requests,
+            arrived_at_s=arrived_at_s,
+            num_prompt_tokens=asked.num_prompt_tokens,
+            num_output_tokens=1,
+            block_hashes=asked.block_hashes,
+            session_id=asked.session_id,
+            turn=asked.turn,
+            tenant=asked.tenant,
+            model=asked.model,
+        )
+        began_s = perf_counter()
+        observation = self.view.look(request, now_s)
+        mask = observation["mask"]
+        for instance in without:
+            mask[instance.number] = 0
+        if asked.model:
+            mask[self._serving(asked.model) == 0] = 0
+        if not mask.any():
+            raise self._no_instance(asked, without)
+        choice = self.guard.choose(observation, now_s)
+        self.view.sent(request, choice.instance, now_s)
+        self.timings.add(perf_counter() - began_s)
+        instance = self.fleet[choice.instance]
+        self.fleet.began(instance)
+        return Ticket(request, instance, choice, observation, now_s)
+
+    def first_token(self, ticket: Ticket) -> None:
+        """Note that its first token came."""
+        self.view.first_token(ticket.request.request_id, self.fleet.clock.now_s)
+
+    def served(self, ticket: Ticket, num_output_tokens: int, loss_s: float) -> None:
+        """Note that its last token came, and what it took."""
+        now_s = self.fleet.clock.now_s
+        self.view.completed(ticket.request.request_id, max(num_output_tokens, 1), now_s)
+        self.fleet.ended(ticket.instance, failed=False, is_down=False)
+        self.guard.learned(ticket.choice, loss_s, now_s)
+
+    def failed(self, ticket: Ticket, is_down: bool) -> None:
+        """Note that it failed; ``is_down``: that speaks against the instance."""
+        now_s = self.fleet.clock.now_s
+        self.view.completed(ticket.request.request_id, 0, now_s)
+        self.fleet.ended(ticket.instance, failed=True, is_down=is_down)
+        if is_down:
+            self.guard.learned(ticket.choice, float("nan"), now_s)
+
+    def gave_up(self, ticket: Ticket) -> None:
+        """Note that its client has gone: nobody's fault."""
+        self.view.completed(ticket.request.request_id, 0, self.fleet.clock.now_s)
+        ticket.instance.num_in_flight -= 1
+
+    def _serving(self, model: str) -> NDArray[np.int8]:
+        """1 where a model is served, or the instance has not yet said what it serves; ``[max_instances]``."""
+        held = self._served_by.get(model)
+        if held is not None:
+            return held
+        serving = np.zeros(self.fleet.max_instances, np.int8)
+        for instance in self.fleet:
+            serving[instance.number] = not instance.models or model in instance.models
+        if model in self.fleet.models():  # others are the clients' inventions, and without number
+            self._served_by[model] = serving
+        return serving
+
+    def _no_instance(self, asked: Asked, without: Sequence[Instance]) -> NoInstanceError:
+        instances = list(self.fleet)
+        if asked.model and not self._serving(asked.model).any():
+            names = ", ".join(self.fleet.models())
+            return NoInstanceError(
+                404, "not_found_error", f"no instance serves {asked.model!r}; there is {names}"
+            )
+        longest = max((each.traits.max_model_len for each in instances), default=0)
+        if asked.num_prompt_tokens >= longest:
+            num = asked.num_prompt_tokens
+            what = f"the prompt has about {num} tokens, no instance takes more than {longest - 1}"
+            return NoInstanceError(400, "invalid_request_error", what)
+        but = " but where it failed" if without else ""
+        return NoInstanceError(503, "overloaded_error", f"none of {len(instances)} instances is up{but}")

@@ -1,0 +1,205 @@
+"""Lets a policy decide where it may, and a heuristic where it may not, cannot, or shall be compared with.
+
+    choice = guard.choose(observation, now_s)
+    ...
+    guard.learned(choice, ttft_s, now_s)
+
+Every decision that is not the policy's own is counted by its reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.export.runtime import BundlePolicy
+from agents.policy import Decision, Policy
+from agents.router.breaker import Arm, Breaker, BreakerSettings
+from envs.observation import Observation
+
+REASONS = (
+    "no_policy",  # none is loaded
+    "shadow",  # it decides, and nobody acts on it
+    "holdout",  # the heuristic's share, always on
+    "canary",  # what is beyond the policy's share
+    "breaker",  # it did worse
+    "out_of_range",  # it was not trained on the like
+    "slow",  # it took longer than it may
+    "resting",  # it was slow several times in a row
+    "error",  # it raised
+    "not_finite",  # its scores or propensities
+)
+"""Why the heuristic decided."""
+DRAWN: Mapping[str, Arm] = {
+    **dict.fromkeys(("", "out_of_range", "slow", "error", "not_finite"), "policy"),
+    **dict.fromkeys(("holdout", "canary"), "heuristic"),
+}
+"""To which arm chance had given a decision, by its reason; others were given to none."""
+
+
+@dataclass(frozen=True)
+class GuardSettings:
+    """How far a policy is trusted."""
+
+    share: float = 1.0
+    """Of the requests that the policy decides about, where nothing speaks against it (canary)."""
+    holdout: float = 0.02
+    """Share that the heuristic decides about at any rate, for comparison."""
+    trial: float = 0.1
+    """The policy's share while it is on trial, after it had done worse."""
+    is_shadow: bool = False
+    """Whether the policy only says what it would do."""
+    max_decision_s: float = 0.002
+    """After which the heuristic's decision is taken instead."""
+    max_slow: int = 5
+    """So many slow decisions in a row, and the policy rests."""
+    rest_s: float = 10.0
+    check_range: bool = True
+    """Whether the heuristic decides where the policy's choice is out of the range of its training."""
+    breaker: BreakerSettings = field(default_factory=BreakerSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share, no duration."""
+        for name in ("share", "holdout", "trial"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"guard.{name} is {value}, it must be in [0, 1]")
+        for name in ("max_decision_s", "rest_s"):
+            value = getattr(self, name)
+            if not 0.0 < value < float("inf"):
+                raise ValueError(f"guard.{name} is {value}, it must be a positive number of seconds")
+        if self.max_slow < 1:
+            raise ValueError(f"guard.max_slow is {self.max_slow}, it must be at least 1")
+
+
+class Choice(NamedTuple):
+    """A decision, and whose it is."""
+
+    instance: int
+    propensities: NDArray[np.float64]
+    """Of policy or heuristic, whichever decided."""
+    scores: NDArray[np.float64]
+    reason: str
+    """Why it was the heuristic; empty where the policy decided."""
+
+
+class Guard:
+    """Decides by policy or by heuristic.
+
+    Args:
+        policy: An exported policy; None: the heuristic decides.
+        heuristic: Always ready.
+        settings: How far the policy is trusted.
+        rng: All chance: which arm, and the policies' own.
+    """
+
+    def __init__(
+        self,
+        policy: BundlePolicy | None,
+        heuristic: Policy,
+        settings: GuardSettings,
+        rng: np.random.Generator,
+    ) -> None:
+        self.heuristic, self.settings = heuristic, settings
+        self.breaker = Breaker(settings.breaker)
+        self.counts: Counter[str] = Counter()
+        """Decisions by reason; the policy's own under ``""``."""
+        self.num_agreed = 0
+        """Of the decisions in shadow, those in which the heuristic chose what the policy would have."""
+        self.last_error = ""
+        self._rng = rng
+        self._num_slow, self._rests_until_s = 0, 0.0
+        heuristic.reset(rng.spawn(1)[0])
+        self.load(policy)
+
+    def load(self, policy: BundlePolicy | None) -> None:
+        """Let another policy decide from now on; it is trusted anew."""
+        if policy is not None:
+            policy.reset(self._rng.spawn(1)[0])
+        self.policy = policy
+        self.breaker.reset()
+        self._num_slow, self._rests_until_s = 0, 0.0
+
+    def choose(self, observation: Observation, now_s: float) -> Choice:
+        """Decide. Raises ``ValueError`` where every instance is masked."""
+        reason = self._stands_back(now_s)
+        decision: Decision | None = None
+        if reason in ("", "shadow"):
+            decision, trouble = self._ask(observation, now_s)
+            reason = trouble or reason
+        self.counts[reason] += 1
+        if decision is not None and not reason:
+            return Choice(decision.instance, decision.propensities, decision.scores, "")
+        own = self.heuristic.act(observation)
+        if decision is not None and reason == "shadow":
+            self.num_agreed += own.instance == decision.instance
+        return Choice(own.instance, own.propensities, own.scores, reason)
+
+    def learned(self, choice: Choice, loss_s: float, now_s: float) -> None:
+        """Take in what a request took that was decided about so; NaN: it failed.
+
+        Compared is what chance gave to the one arm with what it gave to the other: requests that the policy
+        had to leave to the heuristic are of another kind than most, and count as the policy's.
+        """
+        arm = DRAWN.get(choice.reason)
+        if arm is not None:
+            self.breaker.observe(arm, loss_s, now_s)
+
+    def _stands_back(self, now_s: float) -> str:
+        """Why the policy shall not be asked, or not be heeded."""
+        settings = self.settings
+        if self.policy is None:
+            return "no_policy"
+        if settings.is_shadow:
+            return "shadow"
+        state = self.breaker.state(now_s)
+        if state == "open":
+            return "breaker"
+        if now_s < self._rests_until_s:
+            return "resting"
+        share = settings.trial if state == "half_open" else settings.share
+        draw = self._rng.random()
+        if draw < settings.holdout:
+            return "holdout"
+        return "" if draw < settings.holdout + (1.0 - settings.holdout) * share else "canary"
+
+    def _ask(self, observation: Observation, now_s: float) -> tuple[Decision | None, str]:
+        """The policy's decision; or none, and why."""
+        policy, settings = self.policy, self.settings
+        assert policy is not None
+        began_s = perf_counter()
+        try:
+            judged = policy.judge(observation)
+        except Exception as error:  # whatever it is, the request must go somewhere
+            self.last_error = f"{type(error).__name__}: {error}"
+            return None, "error"
+        if perf_counter() - began_s > settings.max_decision_s:
+            self._num_slow += 1
+            if self._num_slow >= settings.max_slow:
+                self._num_slow, self._rests_until_s = 0, now_s + settings.rest_s
+            return None, "slow"
+        self._num_slow = 0
+        if settings.check_range and judged.is_out_of_range:
+            return None, "out_of_range"
+        decision = judged.decision
+        if not _is_sound(decision, observation):
+            return None, "not_finite"
+        return decision, ""
+
+    def counters(self) -> Mapping[str, int]:
+        """How often the heuristic decided, by reason."""
+        return {reason: self.counts[reason] for reason in REASONS}
+
+
+def _is_sound(decision: Decision, observation: Observation) -> bool:
+    return bool(
+        observation["mask"][decision.instance]
+        and np.isfinite(decision.scores[decision.instance])
+        and abs(decision.propensities.sum() - 1.0) < 1e-6
+    )

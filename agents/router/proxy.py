@@ -1,0 +1,315 @@
+"""The OpenAI-compatible front: takes requests, asks the desk where they go, and streams the answers back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from time import perf_counter
+from uuid import uuid4
+
+import aiohttp
+from aiohttp import web
+
+from agents.router import headers
+from agents.router.answer_meter import AnswerMeter
+from agents.router.asked import Asked, BadRequestError, Identity, asked
+from agents.router.desk import Desk, NoInstanceError, Ticket
+from agents.router.fleet import Instance
+from agents.router.log import Log
+from envs.live.client import NoAnswerError, raise_as_no_answer
+
+ROUTED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+RETRIED_STATUSES = frozenset((500, 502, 503, 504))
+"""Of an instance's answer: it could not do it, another one may."""
+REQUEST_ID = "X-Request-Id"
+DEADLINE = "not done in time"
+CLIENT_GONE = 499
+"""Status in logs and metrics of a request whose client did not wait; nobody is sent it."""
+
+
+@dataclass(frozen=True)
+class ProxySettings:
+    """Limits of what clients may ask, and for how long it is tried."""
+
+    max_body_bytes: int = 8 << 20
+    body_timeout_s: float = 30.0
+    """For the whole body of a request to come."""
+    idle_timeout_s: float = 75.0
+    """For the headers of a connection's next request to come."""
+    max_header_bytes: int = 16 << 10
+    """Of one header, and of the request line."""
+    request_timeout_s: float = 600.0
+    """For the whole answer, retries included."""
+    first_byte_timeout_s: float = 120.0
+    """For the first byte of an answer from one instance."""
+    token_timeout_s: float = 120.0
+    """For each further one of a stream."""
+    num_retries: int = 1
+    """Further instances that are tried where one failed before it had sent a byte."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no limit."""
+        durations = ("body_timeout_s", "idle_timeout_s", "request_timeout_s")
+        for name in (*durations, "first_byte_timeout_s", "token_timeout_s"):
+            value = getattr(self, name)
+            if not 0.0 < value < float("inf"):
+                raise ValueError(f"proxy.{name} is {value}, it must be a positive number of seconds")
+        for name, least in (("max_body_bytes", 1), ("max_header_bytes", 512), ("num_retries", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"proxy.{name} is {getattr(self, name)}, it must be at least {least}")
+
+
+class _AnsweredError(Exception):
+    """An answer of the router's own."""
+
+    def __init__(self, status: int, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.kind = status, kind
+
+
+class Proxy:
+    """Handles requests; ``handle`` is what ``aiohttp.web.Server`` calls.
+
+    Args:
+        desk: Decides.
+        settings: Limits.
+        identity: How sessions and tenants are known.
+        log: Where a line for each request goes.
+    """
+
+    def __init__(self, desk: Desk, settings: ProxySettings, identity: Identity, log: Log) -> None:
+        self.desk, self.settings, self.identity, self.log = desk, settings, identity, log
+        self.statuses: Counter[int] = Counter()
+        """Answers by status."""
+        self.counts: Counter[str] = Counter()
+        self.num_in_flight = 0
+        self.is_draining = False
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request."""
+        path = request.path
+        if path in ROUTED and request.method == "POST":
+            return await self._routed(request, path)
+        if path == "/v1/models" and request.method == "GET":
+            return self._models()
+        if path in ROUTED or path == "/v1/models":
+            return _error(405, "invalid_request_error", f"{request.method} is not for {path}")
+        return _error(404, "not_found_error", f"there is no {path}; this router has {', '.join(ROUTED)}")
+
+    async def _routed(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        began_s = perf_counter()
+        request_id = request.headers.get(REQUEST_ID) or uuid4().hex
+        self.num_in_flight += 1
+        call = _Call(self, request, path, request_id)
+        status = CLIENT_GONE
+        try:
+            async with asyncio.timeout(self.settings.request_timeout_s):
+                response = await call.answer()
+            status = response.status
+            return response
+        except _AnsweredError as error:
+            status = error.status
+            return _error(status, error.kind, str(error), request_id)
+        except TimeoutError:
+            call.lose(DEADLINE)
+            if call.response is not None:
+                _break_off(request)
+                return call.response
+            status = 504
+            within = f"{self.settings.request_timeout_s:g} s"
+            return _error(status, "timeout_error", f"no answer within {within}", request_id)
+        except (asyncio.CancelledError, ConnectionError):
+            call.lose("client has gone")
+            raise
+        finally:
+            call.lose("error in the router")
+            self.num_in_flight -= 1
+            self.statuses[status] += 1
+            self.log.request(call, status, perf_counter() - began_s)
+
+    def _models(self) -> web.Response:
+        models = [{"id": name, "object": "model", "owned_by": "vllm"} for name in self.desk.fleet.models()]
+        return web.json_response({"object": "list", "data": models})
+
+
+class _Call:
+    """One request on its way."""
+
+    def __init__(self, proxy: Proxy, request: web.BaseRequest, path: str, request_id: str) -> None:
+        self.proxy, self.request, self.path, self.request_id = proxy, request, path, request_id
+        self.arrived_at_s = proxy.desk.fleet.clock.now_s
+        self.asked: Asked | None = None
+        self.ticket: Ticket | None = None
+        """Of the attempt that is under way."""
+        self.response: web.StreamResponse | None = None
+        """Once its first byte was sent."""
+        self.num_attempts = 0
+        self.instance_name, self.reason, self.failure = "", "", ""
+        self.ttft_s = float("nan")
+
+    async def answer(self) -> web.StreamResponse:
+        """Read the body, and try instances until one answers."""
+        proxy, settings = self.proxy, self.proxy.settings
+        body = await self._body()
+        try:
+            self.asked = asked(self.path, body, self.request.headers, proxy.identity)
+        except BadRequestError as error:
+            raise _AnsweredError(400, "invalid_request_error", str(error)) from None
+        tried: list[Instance] = []
+        while True:
+            try:
+                ticket = proxy.desk.send(self.asked, self.arrived_at_s, tried)
+            except NoInstanceError as error:
+                if tried:
+                    raise _AnsweredError(502, "bad_gateway_error", f"{self.failure}; {error}") from None
+                raise _AnsweredError(error.status, error.kind, str(error)) from None
+            self.ticket = ticket
+            self.num_attempts += 1
+            self.instance_name, self.reason = ticket.instance.endpoint.name, ticket.choice.reason
+            try:
+                return await self._attempt(ticket, body, is_last=len(tried) == settings.num_retries)
+            except NoAnswerError as error:
+                self.failure = f"instance {self.instance_name}: {error}"
+                proxy.desk.fleet.notices.note(self.instance_name, str(error))
+                proxy.desk.failed(ticket, error.is_down)
+                self.ticket = None
+                if self.response is not None:
+                    proxy.counts["num_broken_off"] += 1
+                    _break_off(self.request)
+                    return self.response
+                tried.append(ticket.instance)
+                if len(tried) > settings.num_retries:
+                    raise _AnsweredError(502, "bad_gateway_error", self.failure) from None
+                proxy.counts["num_retries"] += 1
+
+    def lose(self, why: str) -> None:
+        """Let go of the attempt under way, if there is one."""
+        if self.ticket is None:
+            return
+        self.failure = self.failure or why
+        if why == DEADLINE:
+            self.proxy.desk.failed(self.ticket, is_down=self.response is None)
+        else:
+            self.proxy.desk.gave_up(self.ticket)
+        self.ticket = None
+
+    async def _body(self) -> bytes:
+        request, settings = self.request, self.proxy.settings
+        too_large = _AnsweredError(
+            413, "invalid_request_error", f"the body has more than {settings.max_body_bytes} bytes"
+        )
+        if (request.content_length or 0) > settings.max_body_bytes:
+            raise too_large
+        content = request.content
+        if content.is_eof():  # all of it came with the headers
+            body = content.read_nowait()
+        else:
+            parts, num_bytes = [], 0
+            try:
+                async with asyncio.timeout(settings.body_timeout_s):
+                    while part := await content.readany():
+                        num_bytes += len(part)
+                        if num_bytes > settings.max_body_bytes:
+                            raise too_large
+                        parts.append(part)
+            except TimeoutError:
+                within = f"{settings.body_timeout_s:g} s"
+                raise _AnsweredError(408, "timeout_error", f"the body did not come within {within}") from None
+            body = b"".join(parts)
+        if len(body) > settings.max_body_bytes:
+            raise too_large
+        return body
+
+    async def _attempt(self, ticket: Ticket, body: bytes, is_last: bool) -> web.StreamResponse:
+        """Send it to one instance and pass its answer on. Raises ``NoAnswerError`` where there is none."""
+        within_s = self.proxy.settings.first_byte_timeout_s
+        try:
+            async with asyncio.timeout(within_s) as timer:
+                try:
+                    answer = await self._send(ticket, body)
+                    try:
+                        if answer.status in RETRIED_STATUSES and not is_last:
+                            raise NoAnswerError(f"http {answer.status}", answer.status)
+                        if answer.content_type == "text/event-stream":
+                            return await self._stream(ticket, answer, timer)
+                        return await self._whole(ticket, answer)
+                    finally:
+                        if not answer.content.at_eof():
+                            answer.close()  # at which vLLM aborts the request
+                except (aiohttp.ClientError, OSError) as error:
+                    raise_as_no_answer(error, "no connection in time")
+        except TimeoutError:
+            if self.response is not None:
+                within_s = self.proxy.settings.token_timeout_s
+            raise NoAnswerError(f"no byte for {within_s:g} s") from None
+
+    async def _send(self, ticket: Ticket, body: bytes) -> aiohttp.ClientResponse:
+        endpoint, request = ticket.instance.endpoint, self.request
+        own = {REQUEST_ID: self.request_id}
+        passed = headers.to_instance(request.headers.items(), request.headers.get("Connection", ""), own)
+        if endpoint.api_key_env is not None:
+            passed.popall("Authorization", None)  # the session has the instance's
+        session = ticket.instance.client.session
+        return await session.post(
+            endpoint.url + request.path_qs, data=body, headers=passed, allow_redirects=False
+        )
+
+    async def _stream(
+        self, ticket: Ticket, answer: aiohttp.ClientResponse, timer: asyncio.Timeout
+    ) -> web.StreamResponse:
+        """Pass on events as they come."""
+        desk, meter, content = self.proxy.desk, AnswerMeter(), answer.content
+        data = await content.readany()
+        desk.first_token(ticket)
+        self.ttft_s = desk.fleet.clock.now_s - self.arrived_at_s
+        loop, within_s = asyncio.get_running_loop(), self.proxy.settings.token_timeout_s
+        response = web.StreamResponse(status=answer.status, headers=headers.to_client(answer.headers.items()))
+        self.response = response
+        await self._to_client(response.prepare(self.request))
+        while data:
+            timer.reschedule(loop.time() + within_s)
+            meter.take(data)
+            await self._to_client(response.write(data))
+            data = await content.readany()
+        desk.served(ticket, meter.num_output_tokens, self.ttft_s)
+        self.ticket = None
+        await self._to_client(response.write_eof())
+        return response
+
+    async def _whole(self, ticket: Ticket, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        """Pass on an answer that comes in one piece."""
+        desk, meter = self.proxy.desk, AnswerMeter()
+        data = await answer.read()
+        meter.take(data)
+        desk.served(ticket, meter.num_output_tokens, desk.fleet.clock.now_s - self.arrived_at_s)
+        self.ticket = None
+        passed = headers.to_client(answer.headers.items())
+        passed.popall("Content-Length", None)
+        return web.Response(status=answer.status, headers=passed, body=data)
+
+    async def _to_client(self, writing: Awaitable[object]) -> None:
+        """Write; where the client has gone, end as if it had been noticed before."""
+        try:
+            await writing
+        except (aiohttp.ClientConnectionError, ConnectionError):
+            raise asyncio.CancelledError from None
+
+
+def _break_off(request: web.BaseRequest) -> None:
+    """Close a client's connection in the middle of an answer, so that it does not take it for whole."""
+    if request.transport is not None:
+        request.transport.abort()  # type: ignore[attr-defined]
+
+
+def _error(status: int, kind: str, message: str, request_id: str = "") -> web.Response:
+    """An answer of the router's own, in the form of OpenAI's."""
+    body = {"error": {"message": message, "type": kind, "code": status, "param": None}}
+    response = web.Response(status=status, text=json.dumps(body), content_type="application/json")
+    if request_id:
+        response.headers[REQUEST_ID] = request_id
+    if status == 503:
+        response.headers["Retry-After"] = "1"
+    return response

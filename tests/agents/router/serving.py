@@ -1,0 +1,131 @@
+"""A router in a thread of its own, and what clients do to it."""
+
+import asyncio
+import json
+import threading
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+
+import aiohttp
+
+from agents.heuristics.round_robin import RoundRobin
+from agents.router.router import Router, RouterSettings
+from agents.router.warm import warm
+from envs.live.endpoint import Endpoint
+from envs.live.limits import Limits
+from tests.envs.live.leaks import soon
+
+LIMITS = Limits(connect_timeout_s=2.0, probe_interval_s=0.05, max_probe_interval_s=0.1, unhealthy_after=2)
+SETTINGS = RouterSettings(
+    port=0, max_instances=4, scrape_interval_s=0.05, drain_s=5.0, seed=0, log_requests="none", limits=LIMITS
+)
+
+
+def endpoints(servers):
+    return {name: Endpoint(name, server.url) for name, server in zip("abcdefgh", servers, strict=False)}
+
+
+@contextmanager
+def serving(servers, policy=None, heuristic=None, **settings):
+    """A router before some fakes; fields of ``RouterSettings`` are replaced."""
+    warm()
+    begun, loop_of = Future(), {}
+
+    async def run():
+        loop_of["loop"], loop_of["stop"] = asyncio.get_running_loop(), asyncio.Event()
+        router = Router(replace(SETTINGS, **settings), endpoints(servers), policy, heuristic or RoundRobin())
+        try:
+            await router.start()
+        except BaseException as error:
+            begun.set_exception(error)
+            raise
+        begun.set_result(router)
+        await loop_of["stop"].wait()
+        await router.stop()
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), name="router")
+    thread.start()
+    try:
+        router = begun.result(timeout=30)
+        assert soon(lambda: all(each.models or not each.health.is_up for each in router.fleet))
+        yield router
+    finally:
+        loop_of["loop"].call_soon_threadsafe(loop_of["stop"].set)
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+
+
+def in_loop(router, coroutine):
+    """Run something in the router's loop."""
+    return asyncio.run_coroutine_threadsafe(coroutine, router._logging.get_loop()).result(timeout=30)
+
+
+def body(num_words=40, max_tokens=5, stream=True, **more):
+    return {
+        "model": "tiny",
+        "prompt": "word " * num_words,
+        "max_tokens": max_tokens,
+        "stream": stream,
+        **more,
+    }
+
+
+class Answer:
+    """What a client got."""
+
+    def __init__(self, status, headers, content, error=None):
+        self.status, self.headers, self.content, self.error = status, headers, content, error
+
+    @property
+    def json(self):
+        return json.loads(self.content)
+
+    @property
+    def events(self):
+        return [line[6:] for line in self.content.decode().split("\n") if line.startswith("data: ")]
+
+
+async def ask(session, url, content, path="/v1/completions", headers=None):
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    headers = {"Content-Type": "application/json", **(headers or {})}
+    got = b""
+    try:
+        async with session.post(url + path, data=data, headers=headers) as response:
+            try:
+                async for part in response.content.iter_any():
+                    got += part
+            except aiohttp.ClientError as error:
+                return Answer(response.status, response.headers, got, error)
+            return Answer(response.status, response.headers, got)
+    except aiohttp.ClientError as error:
+        return Answer(0, {}, got, error)
+
+
+def post(router, content, path="/v1/completions", headers=None):
+    """One request, answered."""
+
+    async def run():
+        async with aiohttp.ClientSession() as session:
+            return await ask(session, router.url, content, path, headers)
+
+    return asyncio.run(run())
+
+
+def posts(router, contents):
+    """Many at once."""
+
+    async def run():
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            return await asyncio.gather(*[ask(session, router.url, content) for content in contents])
+
+    return asyncio.run(run())
+
+
+def get(router, path):
+    async def run():
+        async with aiohttp.ClientSession() as session, session.get(router.url + path) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    return asyncio.run(run())
