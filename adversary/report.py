@@ -57,6 +57,8 @@ NOT_TESTED = (
     " the attack found at full strength, made weaker, breaks the router; another might break it sooner.",
     "Trained attackers and worst of N were turned on some routers only, and what others than search found was"
     " played on its target and on round robin alone; the tab of attackers shows where they found more.",
+    "A router whose rule reads none of the features that a lie changes was not played under it: it fares, to"
+    " the last byte, as in peace. Which features a rule reads is traced, not declared.",
     "Only the threat models described here were played. conf/adversary has more: gauges that come late, are"
     " missing, rounded, shifted or swapped; failing instances, flushed caches, longer prompts, late scrapes.",
     "Attackers see the true state of the fleet at every decision, but not the victim's weights (PGD and FGSM"
