@@ -98,6 +98,7 @@ class ServeConfig:
     policy: Optional[str] = None  # noqa: UP045
     endpoints: Any = None
     heuristic: Any = MISSING
+    learning: Any = None
     router: Any = MISSING
 
 

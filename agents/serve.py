@@ -20,7 +20,10 @@ from agents.config import register
 from agents.defences.defence import is_learned
 from agents.export import bundle
 from agents.program import program
+from agents.router.learning import Learning
+from agents.router.log import Log
 from agents.router.router import Router, RouterSettings
+from agents.router.trainer import teachable
 from agents.router.warm import warm
 from conf.build import ConfigError, build
 from envs.live.fleet import endpoints_of
@@ -39,7 +42,24 @@ def make_router(config: DictConfig) -> Router:
     given: Any = config.endpoints
     endpoints = endpoints_of(OmegaConf.to_container(given) if OmegaConf.is_config(given) else given)  # type: ignore[arg-type]
     settings: RouterSettings = build(config.router, "router")
-    return Router(settings, {endpoint.name: endpoint for endpoint in endpoints}, policy, heuristic)
+    named = {endpoint.name: endpoint for endpoint in endpoints}
+    return Router(settings, named, policy, heuristic, _learning(config, settings))
+
+
+def _learning(config: DictConfig, settings: RouterSettings) -> Learning | None:
+    if config.learning is None:
+        return None
+    given: Any = OmegaConf.to_container(config.learning, resolve=True)
+    agent = given.pop("agent")
+    teachable(agent, given.get("run"))  # told now, and not by a trainer that ends
+    heuristic: Any = OmegaConf.to_container(config.heuristic, resolve=True)
+    return Learning(
+        build(given, "learning", agent=agent),
+        heuristic,
+        settings.max_instances,
+        Log(settings.log_requests),
+        settings.seed or 0,
+    )
 
 
 async def serve(router: Router) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
@@ -14,9 +14,11 @@ from agents.router.fleet import UNKNOWN, Fleet, Instance
 from agents.router.guard import Choice, Guard
 from agents.router.timings import Timings
 from envs.cluster import Request
-from envs.observation import Observation
+from envs.observation import Observation, encode
 from envs.prefix_index import PrefixIndex
 from envs.router_view import RouterView
+
+_ONE = np.ones(1, np.int8)
 
 
 class NoInstanceError(Exception):
@@ -48,6 +50,8 @@ class Desk:
 
     def __init__(self, fleet: Fleet, guard: Guard, prefix_capacity: int) -> None:
         self.fleet, self.guard = fleet, guard
+        self.teach: Callable[[NDArray[np.float32], float], None] | None = None
+        """Told the encoded row of each instance that was chosen, and the TTFT that followed."""
         index = PrefixIndex(fleet.max_instances, BLOCK_SIZE, capacity=prefix_capacity)
         self.view = RouterView([UNKNOWN] * fleet.max_instances, fleet.max_instances, index)
         self.timings = Timings()
@@ -102,7 +106,7 @@ class Desk:
             mask[self._serving(asked.model) == 0] = 0
         if not mask.any():
             raise self._no_instance(asked, without)
-        choice = self.guard.choose(observation, now_s)
+        choice = self.guard.choose(observation, now_s, asked.tenant)
         self.view.sent(request, choice.instance, now_s)
         self.timings.add(perf_counter() - began_s)
         instance = self.fleet[choice.instance]
@@ -113,9 +117,12 @@ class Desk:
         """Note that its first token came."""
         self.view.first_token(ticket.request.request_id, self.fleet.clock.now_s)
 
-    def served(self, ticket: Ticket, num_output_tokens: int, loss_s: float) -> None:
-        """Note that its last token came, and what it took."""
+    def served(self, ticket: Ticket, num_output_tokens: int, ttft_s: float | None) -> None:
+        """Note that its last token came; ``ttft_s``: where its first one was told of."""
         now_s = self.fleet.clock.now_s
+        loss_s = now_s - ticket.request.arrived_at_s if ttft_s is None else ttft_s
+        if self.teach is not None and ttft_s is not None:
+            self.teach(_row_of(ticket), ttft_s)
         self.view.completed(ticket.request.request_id, max(num_output_tokens, 1), now_s)
         self.fleet.ended(ticket.instance, failed=False, is_down=False)
         self.guard.learned(ticket.choice, loss_s, now_s)
@@ -159,3 +166,12 @@ class Desk:
             return NoInstanceError(400, "invalid_request_error", what)
         but = " but where it failed" if without else ""
         return NoInstanceError(503, "overloaded_error", f"none of {len(instances)} instances is up{but}")
+
+
+def _row_of(ticket: Ticket) -> NDArray[np.float32]:
+    """What the policy saw of the instance and the request, encoded."""
+    number, observation = ticket.instance.number, ticket.observation
+    row: NDArray[np.float32] = encode(
+        observation["instances"][number : number + 1], observation["request"], _ONE
+    )[0]
+    return row

@@ -284,7 +284,7 @@ class _Call:
         desk, meter = self.proxy.desk, AnswerMeter()
         data = await answer.read()
         meter.take(data)
-        desk.served(ticket, meter.num_output_tokens, desk.fleet.clock.now_s - self.arrived_at_s)
+        desk.served(ticket, meter.num_output_tokens, None)
         self.ticket = None
         passed = headers.to_client(answer.headers.items())
         passed.popall("Content-Length", None)

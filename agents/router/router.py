@@ -24,6 +24,7 @@ from agents.router.desk import Desk
 from agents.router.exposition import exposition, registry_of
 from agents.router.fleet import Fleet, check
 from agents.router.guard import Guard, GuardSettings
+from agents.router.learning import Learning
 from agents.router.log import Log, Which
 from agents.router.proxy import Proxy, ProxySettings
 from envs.live.clock import Clock
@@ -74,6 +75,7 @@ class Router:
         endpoints: The instances, by name.
         policy: An exported policy; None: the heuristic decides.
         heuristic: What decides where the policy may not.
+        learning: Where what requests took is learned from.
 
     Raises:
         ValueError: The endpoints cannot be.
@@ -85,6 +87,7 @@ class Router:
         endpoints: Mapping[str, Endpoint],
         policy: BundlePolicy | None,
         heuristic: Policy,
+        learning: Learning | None = None,
     ) -> None:
         check(endpoints, settings.max_instances)
         if policy is not None and policy.max_instances < settings.max_instances:
@@ -104,7 +107,10 @@ class Router:
         )
         guard = Guard(policy, heuristic, settings.guard, np.random.default_rng(settings.seed))
         self.desk = Desk(self.fleet, guard, settings.prefix_capacity)
-        self.log = Log(settings.log_requests)
+        self.log = learning.log if learning is not None else Log(settings.log_requests)
+        self.learning = learning
+        if learning is not None:
+            learning.adopt, self.desk.teach = guard.swap, learning.teach
         self.proxy = Proxy(self.desk, settings.proxy, settings.identity, self.log)
         self._registry = registry_of(self.proxy)
         self._logging: asyncio.Task[None] | None = None
@@ -137,6 +143,8 @@ class Router:
             site = web.TCPSite(self._runner, settings.host, settings.port, backlog=NUM_WAITING_CONNECTIONS)
             await site.start()
             await self.fleet.become(self._endpoints)
+            if self.learning is not None:
+                await self.learning.start()
         except BaseException:
             await self.stop()
             raise
@@ -164,6 +172,8 @@ class Router:
             self.log.event("stopped", num_cut_off=self.proxy.num_in_flight)
             await self._runner.cleanup()
         await self.fleet.close()
+        if self.learning is not None:
+            await self.learning.stop()
         if self._logging is not None:
             self._logging.cancel()
             await asyncio.gather(self._logging, return_exceptions=True)

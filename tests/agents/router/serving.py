@@ -27,14 +27,15 @@ def endpoints(servers):
 
 
 @contextmanager
-def serving(servers, policy=None, heuristic=None, **settings):
+def serving(servers, policy=None, heuristic=None, learning=None, **settings):
     """A router before some fakes; fields of ``RouterSettings`` are replaced."""
     warm()
     begun, loop_of = Future(), {}
 
     async def run():
         loop_of["loop"], loop_of["stop"] = asyncio.get_running_loop(), asyncio.Event()
-        router = Router(replace(SETTINGS, **settings), endpoints(servers), policy, heuristic or RoundRobin())
+        rule = heuristic or RoundRobin()
+        router = Router(replace(SETTINGS, **settings), endpoints(servers), policy, rule, learning)
         try:
             await router.start()
         except BaseException as error:
