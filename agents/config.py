@@ -99,6 +99,7 @@ class ServeConfig:
     endpoints: Any = None
     heuristic: Any = MISSING
     learning: Any = None
+    admin: Any = MISSING
     router: Any = MISSING
 
 

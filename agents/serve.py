@@ -4,6 +4,8 @@
     python -m agents.serve heuristic=llmd_affinity 'endpoints={a: {url: "http://127.0.0.1:8100"}}'
 
 It listens as an OpenAI-compatible server. SIGTERM or Ctrl-C: it takes nothing new and finishes what it has.
+SIGHUP: it reads endpoints and policy again. Where ROUTEGYM_ADMIN_TOKEN is set, a status page and the routes
+of ``agents.router.admin`` are on a socket of their own.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ from agents.config import register
 from agents.defences.defence import is_learned
 from agents.export import bundle
 from agents.program import program
+from agents.router.admin import Admin, AdminSettings
 from agents.router.learning import Learning
 from agents.router.log import Log
 from agents.router.router import Router, RouterSettings
 from agents.router.trainer import teachable
 from agents.router.warm import warm
 from conf.build import ConfigError, build
+from envs.live.endpoint import Endpoint
 from envs.live.fleet import endpoints_of
 
 register()
@@ -37,13 +41,16 @@ def make_router(config: DictConfig) -> Router:
     heuristic = build(config.heuristic, "heuristic")
     if is_learned(heuristic):
         raise ConfigError("heuristic: it learns; give a rule, and the bundle of what was learned as policy=")
-    if config.endpoints is None:
-        raise ConfigError("endpoints: null; give a file that names servers, or {NAME: {url: ...}, ...}")
-    given: Any = config.endpoints
-    endpoints = endpoints_of(OmegaConf.to_container(given) if OmegaConf.is_config(given) else given)  # type: ignore[arg-type]
     settings: RouterSettings = build(config.router, "router")
-    named = {endpoint.name: endpoint for endpoint in endpoints}
-    return Router(settings, named, policy, heuristic, _learning(config, settings))
+    return Router(settings, _endpoints(config), policy, heuristic, _learning(config, settings))
+
+
+def _endpoints(config: DictConfig) -> dict[str, Endpoint]:
+    given: Any = config.endpoints
+    if given is None:
+        raise ConfigError("endpoints: null; give a file that names servers, or {NAME: {url: ...}, ...}")
+    plain: Any = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
+    return {endpoint.name: endpoint for endpoint in endpoints_of(plain)}
 
 
 def _learning(config: DictConfig, settings: RouterSettings) -> Learning | None:
@@ -62,25 +69,56 @@ def _learning(config: DictConfig, settings: RouterSettings) -> Learning | None:
     )
 
 
-async def serve(router: Router) -> None:
-    """Run it until SIGTERM or SIGINT."""
+async def serve(config: DictConfig, router: Router, admin: AdminSettings) -> None:
+    """Run it until SIGTERM, SIGINT or its admin ends it; SIGHUP: read endpoints and policy again."""
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    token = admin.token()
+    listener = None if token is None else Admin(router, admin, token, stopped.set)
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(_reload(config, router))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    loop.add_signal_handler(signal.SIGHUP, reload)
     await router.start()
-    print(f"routing at {router.url}; Ctrl-C ends it", flush=True)
-    await stopped.wait()
-    await router.stop()
+    try:
+        if listener is not None:
+            await listener.start()
+        print(f"routing at {router.url}; Ctrl-C ends it", flush=True)
+        if listener is None:
+            print(f"no status page: export {admin.token_env}, a token of 16 characters or more", flush=True)
+        else:
+            print(f"status page at {listener.url}", flush=True)
+        await stopped.wait()
+    finally:
+        await router.stop()
+        if listener is not None:
+            await listener.stop()
+
+
+async def _reload(config: DictConfig, router: Router) -> None:
+    """Read endpoints and policy again; what cannot be is told, and left as it is."""
+    try:
+        await router.fleet.become(_endpoints(config))
+        await router.load(config.policy)
+    except (ValueError, OSError) as error:
+        router.log.event("not_reloaded", reason=str(error))
+    else:
+        router.log.event("reloaded")
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="serve")
 def main(config: DictConfig) -> None:
     """Run the program."""
     with program("agents.serve"):
-        router = make_router(config)
+        router, admin = make_router(config), build(config.admin, "admin")
         warm()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(router))
+            runner.run(serve(config, router, admin))
 
 
 def _loop_factory() -> Any:

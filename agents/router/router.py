@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from aiohttp import web
 
+from agents.export import bundle
 from agents.export.runtime import BundlePolicy
 from agents.policy import Policy
 from agents.router.asked import Identity
@@ -90,12 +91,9 @@ class Router:
         learning: Learning | None = None,
     ) -> None:
         check(endpoints, settings.max_instances)
-        if policy is not None and policy.max_instances < settings.max_instances:
-            raise ValueError(
-                f"the policy {policy.name} was exported for {policy.max_instances} instances, max_instances"
-                f" is {settings.max_instances}: lower it, or export again with a greater max_instances"
-            )
         self.settings, self._endpoints = settings, dict(endpoints)
+        if policy is not None:
+            self._check(policy)
         self.state: State = "starting"
         self.fleet = Fleet(
             settings.max_instances,
@@ -177,6 +175,25 @@ class Router:
         if self._logging is not None:
             self._logging.cancel()
             await asyncio.gather(self._logging, return_exceptions=True)
+
+    async def load(self, folder: str | None) -> None:
+        """Let the bundle in a folder decide from now on; None: the heuristic.
+
+        Raises ``BundleError`` where there is none that can be loaded; the one that decides goes on then.
+        """
+        policy = None
+        if folder is not None:
+            policy = await asyncio.to_thread(bundle.load, folder)
+            self._check(policy)
+        self.desk.guard.load(policy)
+        self.log.event("policy", policy=None if policy is None else f"{policy.name} {policy.version}")
+
+    def _check(self, policy: BundlePolicy) -> None:
+        if policy.max_instances < self.settings.max_instances:
+            raise ValueError(
+                f"the policy {policy.name} was exported for {policy.max_instances} instances, max_instances"
+                f" is {self.settings.max_instances}: lower it, or export again with a greater max_instances"
+            )
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path.startswith("/v1/"):
