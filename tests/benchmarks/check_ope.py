@@ -64,7 +64,17 @@ NUM_BLOCKS = 50
 
 def make_env(num_requests: int, rate_per_s: float) -> RoutingEnv:
     """Two fast and two slow instances under generated requests."""
-    workload = generator.workload(num_requests=num_requests, rate_per_s=rate_per_s, max_model_len=16000)
+    workload = generator.workload(
+        num_requests=num_requests,
+        rate_per_s=rate_per_s,
+        num_generated=4000,
+        start="random",
+        prompt_median=2000,
+        prompt_min=64,
+        prompt_max=15000,
+        output_median=200,
+        max_model_len=16000,
+    )
     return RoutingEnv(fleet.cluster(FLEET), workload)
 
 
@@ -181,8 +191,8 @@ def main() -> None:
         for seed in range(options.seeds):
             rows.extend(check(env, LOGGING[options.logging](), seed))
     print(
-        f"Recorded: {options.logging}, {options.requests} requests at {options.rate:g}/s, {options.seeds} seeds."
-        " Mean TTFT, s; shift: played against one step."
+        f"Recorded: {options.logging}, {options.requests} requests at {options.rate:g}/s, {options.seeds}"
+        " seeds. Mean TTFT, s; shift: played against one step."
     )
     print(report(pd.DataFrame(rows)))
 

@@ -1,0 +1,38 @@
+"""On the emulator a decision can be made again otherwise: what is estimated can be had."""
+
+from contextlib import closing
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from agents.heuristics.dynamo_cost import DynamoCost
+from agents.rollout import play, replay
+from tests.benchmarks.check_ope import check, make_env, one_step_ttft_s, report
+
+
+def test_one_step_is_what_a_replay_with_one_other_decision_tells():
+    with closing(make_env(40, 8.0)) as env:
+        ledger = play(env, DynamoCost(temperature=0.5), 0).ledger
+        recorded = ledger["instance"].tolist()
+        wanted = np.zeros((40, 4), np.bool_)
+        wanted[[3, 20], [0, 2]] = True
+        wanted[7, recorded[7]] = True
+        found = one_step_ttft_s(env, 0, recorded, wanted, ledger["ttft_s"].to_numpy())
+        for decision, instance in np.argwhere(wanted):
+            changed = [*recorded[:decision], int(instance), *recorded[decision + 1 :]]
+            again = replay(env, 0, changed, [1.0] * 40).ledger()
+            assert found[decision, instance] == again["ttft_s"][decision]
+        assert not found[~wanted].any()
+
+
+def test_estimates_are_about_the_one_step_truth():
+    """The whole study is ``python -m tests.benchmarks.check_ope``; this is four recordings of it."""
+    with closing(make_env(100, 8.0)) as env:
+        table = pd.DataFrame(
+            row for seed in range(4) for row in check(env, DynamoCost(temperature=0.5), seed)
+        )
+    assert "llmd_token_load" in report(table)
+    means = table.groupby("policy").mean()
+    for estimator in ("DR", "SNIPS", "IPS"):
+        assert means[f"{estimator}_value"].to_numpy() == pytest.approx(means["one_step"].to_numpy(), rel=0.25)
