@@ -40,6 +40,8 @@ from agents.files import write, write_json, write_parquet
 from agents.hyperparameters import check_counts, check_not_negative, check_positive, check_range
 from agents.ope import estimators, target
 from agents.ope.direct_model import cross_fitted, folds
+from agents.ope.estimators import Ratio
+from agents.ope.figures import figures
 from agents.ope.intervals import blocks, interval
 from agents.ope.logged import Logged, read
 from agents.ope.plot import draw
@@ -60,7 +62,6 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     model = build(config.direct_model, "direct_model")
     policies = {str(name): _frozen(config, str(name)) for name in config.policies}
     logged = read(config.recording, config.cost, config.failed_s)
-    directory = claim(config, ())  # everything there is made anew
     wanted = {
         name: target.propensities(policy, name, logged, config.seed) for name, policy in policies.items()
     }
@@ -70,13 +71,15 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     for name, chances in wanted.items():
         _check_support(name, chances, logged, config.max_unsupported)
     block = blocks(logged.episode, config.num_blocks)
-    predicted = cross_fitted(model, logged, folds(logged.episode, block, config.num_folds), config.seed)
-    as_recorded = estimators.Ratio(logged.cost, np.ones(len(logged)))
+    fold = folds(logged.episode, block, config.num_folds)
+    directory = claim(config, ())  # everything there is made anew
+    predicted = cross_fitted(model, logged, fold, config.seed)
     missed = logged.cost - predicted[np.arange(len(logged)), logged.instance]
-    results, table = {}, []
+    results, tables = {}, []
     for name, chances in wanted.items():
-        results[name], rows = _evaluated(config, logged, chances, predicted, block)
-        table.append(rows.assign(policy=name))
+        told, rows = figures(logged, chances, predicted, block, config.max_weight, config.seed)
+        results[name] = told | {"warnings": reasons_for_doubt(told, len(logged))}
+        tables.append(rows.assign(policy=name))
     summary = {
         "recording": list(config.recording),
         "cost": config.cost,
@@ -88,67 +91,22 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         "confidence": CONFIDENCE,
         "max_weight": config.max_weight,
         "direct_model_r2": 1 - float(np.square(missed).mean() / max(logged.cost.var(), 1e-12)),
-        "recorded": interval(as_recorded, block, config.seed).plain(),
+        "recorded": interval(Ratio(logged.cost, np.ones(len(logged))), block, config.seed).plain(),
         "policies": dict(sorted(results.items(), key=lambda item: item[1]["dr"]["value"])),
     }
-    for result in results.values():
-        result["warnings"] = reasons_for_doubt(result, len(logged))
-    write_parquet(directory / "results.parquet", pd.concat(table, ignore_index=True))
+    table = pd.concat(tables, ignore_index=True)
+    write_parquet(directory / "results.parquet", table)
     write_json(directory / "ope.json", summary)
     text = markdown_table(summary)
     write(directory / "table.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    weight = {name: rows["weight"].to_numpy() for name, rows in zip(wanted, table, strict=True)}
-    draw(summary, weight, directory / "ope.png")
+    draw(
+        summary,
+        {name: rows["weight"].to_numpy() for name, rows in table.groupby("policy")},
+        directory / "ope.png",
+    )
     print(text)
     print(f"results: {directory}")
     return summary
-
-
-def _evaluated(
-    config: DictConfig,
-    logged: Logged,
-    chances: NDArray[np.float64],
-    predicted: NDArray[np.float64],
-    block: NDArray[np.int64],
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """One policy's figures, and what they are made of per decision."""
-    whole = estimators.weights(chances, logged.propensities, logged.instance)
-    weight = estimators.weights(chances, logged.propensities, logged.instance, config.max_weight)
-    ratios = {
-        "dr": estimators.doubly_robust(weight, logged.cost, chances, predicted, logged.instance),
-        "snips": estimators.snips(weight, logged.cost),
-        "ips": estimators.ips(weight, logged.cost),
-        "dm": estimators.direct(chances, predicted),
-    }
-    # Of the same stretches above and below the line: what both have in common does not widen the interval.
-    against = estimators.Ratio(ratios["dr"].numerator, logged.cost)
-    mean_weight = estimators.Ratio(weight, np.ones(len(weight)))
-    figures = {name: interval(ratio, block, config.seed).plain() for name, ratio in ratios.items()}
-    relative = interval(against, block, config.seed)
-    figures |= {
-        "dr_relative_to_recorded": type(relative)(*(bound - 1 for bound in relative)).plain(),
-        "mean_weight": interval(mean_weight, block, config.seed).plain(),
-    }
-    unsupported = estimators.unsupported(chances, logged.propensities)
-    rows = pd.DataFrame(
-        {
-            "episode": logged.episode,
-            "decision_id": logged.decision_id,
-            "block": block,
-            "cost": logged.cost,
-            "weight": weight,
-            "unsupported": unsupported,
-            "expected": ratios["dm"].numerator,
-            "doubly_robust": ratios["dr"].numerator,
-        }
-    )
-    counts = {
-        "effective_sample_size": estimators.effective_sample_size(weight),
-        "greatest_weight": float(weight.max()),
-        "frac_clipped": float((weight < whole).mean()),
-        "frac_unsupported": float(unsupported.mean()),
-    }
-    return figures | counts, rows
 
 
 def _with_names(config: DictConfig) -> DictConfig:

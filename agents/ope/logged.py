@@ -102,8 +102,6 @@ def read(directories: Sequence[str | Path], cost: str, failed_s: float | None) -
 
 def _read(recording: Recording, cost: str, failed_s: float | None, first_episode: int) -> Logged:
     made, outcomes = recording.decisions(_COLUMNS), recording.outcomes()
-    if not len(made) or not len(outcomes):
-        raise RecordingError(f"{recording.directory}: it holds no decision whose outcome is known")
     num = recording.header["max_instances"]
     logged = Logged(
         episode=first_episode + np.unique(made["episode"].to_numpy(), return_inverse=True)[1],
@@ -116,6 +114,8 @@ def _read(recording: Recording, cost: str, failed_s: float | None, first_episode
         propensities=matrix(made, "propensities", num),
         cost=_costs(recording.directory, made, outcomes, cost, failed_s),
     )
+    if not len(logged.known):
+        raise RecordingError(f"{recording.directory}: it holds no decision whose outcome is known")
     _check_propensities(recording.directory, logged)
     return logged
 
@@ -140,38 +140,21 @@ def _costs(
     directory: Path, made: pa.Table, outcomes: pa.Table, cost: str, failed_s: float | None
 ) -> NDArray[np.float64]:
     """Cost per decision, NaN where the outcome is not known."""
-    found = _rows_of(made, outcomes)
-    is_retried = np.append(outcomes["is_retried"].to_numpy(zero_copy_only=False), False)[found]
-    last = np.where(is_retried, found[_last_of_request(made)], found)  # -1: not known
-    failed = np.array([*(text != "" for text in outcomes["failure"].to_pylist()), False])
-    still_to_come = np.append(outcomes["is_retried"].to_numpy(zero_copy_only=False), False)[last]
-    is_known = (last >= 0) & ~still_to_come
+    keys = ["episode", "decision_id"]
+    told = outcomes.select([*keys, "ttft_s", "e2e_s", "slo_met", "failure", "is_retried"]).to_pandas()
+    table = made.select([*keys, "request_id"]).to_pandas().merge(told, how="left", on=keys)
+    rows = table.index.to_series()
+    last = rows.groupby([table["episode"], table["request_id"]]).transform("max")
+    end = table.loc[last.where(table["is_retried"].eq(True), rows)].reset_index(drop=True)
+    is_known = end["is_retried"].eq(False)  # NaN: no outcome; True: the recording broke off before the next
+    failed = is_known & end["failure"].ne("")
     if cost == "slo_miss":
-        missed = np.append(~outcomes["slo_met"].to_numpy(zero_copy_only=False), False) | failed
-        return np.where(is_known, missed[last].astype(np.float64), np.nan)
-    if failed_s is None and failed[last[is_known]].any():
+        paid = (failed | end["slo_met"].eq(False)).astype(np.float64)
+    elif failed_s is None and failed.any():
         raise RecordingError(
-            f"{directory}: {int(failed[last[is_known]].sum())} decisions are of requests that failed and have"
-            f" no {cost}: say by failed_s=SECONDS what a failure shall count as, e.g. the request's timeout"
+            f"{directory}: {int(failed.sum())} decisions are of requests that failed and have no {cost}: say"
+            " by failed_s=SECONDS what a failure shall count as, e.g. the request's timeout"
         )
-    latency = np.where(failed, np.nan if failed_s is None else failed_s, np.append(outcomes[cost], np.nan))
-    return np.where(is_known, latency[last], np.nan)
-
-
-def _rows_of(made: pa.Table, outcomes: pa.Table) -> NDArray[np.intp]:
-    """The row of each decision's outcome; -1 where it is not known."""
-    keys = {
-        key: row
-        for row, key in enumerate(
-            zip(outcomes["episode"].to_pylist(), outcomes["decision_id"].to_pylist(), strict=True)
-        )
-    }
-    decisions = zip(made["episode"].to_pylist(), made["decision_id"].to_pylist(), strict=True)
-    return np.array([keys.get(key, -1) for key in decisions], np.intp)
-
-
-def _last_of_request(made: pa.Table) -> NDArray[np.intp]:
-    """The row of the last decision on the same request, per decision."""
-    requests = list(zip(made["episode"].to_pylist(), made["request_id"].to_pylist(), strict=True))
-    last = {request: row for row, request in enumerate(requests)}
-    return np.array([last[request] for request in requests], np.intp)
+    else:
+        paid = end[cost].mask(failed, failed_s)
+    return paid.where(is_known).to_numpy(np.float64)

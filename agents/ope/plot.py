@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from agents.files import write
-from agents.ope.report import UNITS
+from agents.ope.report import ESTIMATORS, UNITS
 
-ESTIMATORS = {"dr": "doubly robust", "snips": "SNIPS", "ips": "IPS", "dm": "direct model"}
 NUM_BINS = 40
 
 

@@ -13,7 +13,7 @@ MEAN_WEIGHT_MARGIN = 0.05
 """By how much the weights' mean may differ from 1, which it is in truth, whatever its interval says."""
 FEW_BLOCKS = 20
 UNITS = {"ttft_s": "TTFT, s", "e2e_s": "E2E, s", "slo_miss": "SLO misses"}
-_COLUMNS = {"dr": "doubly robust", "snips": "SNIPS", "ips": "IPS", "dm": "direct model"}
+ESTIMATORS = {"dr": "doubly robust", "snips": "SNIPS", "ips": "IPS", "dm": "direct model"}
 
 
 def is_too_thin(result: Mapping[str, Any], num_decisions: int) -> bool:
@@ -58,7 +58,7 @@ def _excludes_one(mean: Mapping[str, float | None]) -> bool:
 def markdown_table(summary: Mapping[str, Any]) -> str:
     """The summary, one line per policy, the best first by the doubly robust estimate."""
     unit = UNITS[summary["cost"]]
-    header = ["policy", *_COLUMNS.values(), "DR against recorded", "ESS", "greatest weight", "mean weight"]
+    header = ["policy", *ESTIMATORS.values(), "DR against recorded", "ESS", "greatest weight", "mean weight"]
     recorded = ["(as recorded)", _estimate(summary["recorded"]), "-", "-", "-", "-"]
     lines = [header, [*recorded, f"{summary['num_decisions']}", "1.0", "1.00"]]
     for name, result in summary["policies"].items():
@@ -67,7 +67,7 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
         lines.append(
             [
                 f"{name} (!)" if result["warnings"] else name,
-                *(_estimate(result[key], "?" if thin and key != "dm" else "") for key in _COLUMNS),
+                *(_estimate(result[key], "?" if thin and key != "dm" else "") for key in ESTIMATORS),
                 "?" if thin else _percent(relative),
                 f"{result['effective_sample_size']:.0f}",
                 f"{result['greatest_weight']:.1f}",

@@ -26,17 +26,18 @@ import pandas as pd
 
 from agents import markdown
 from agents.bandits.predictor import Training
-from agents.comparison import Estimate
 from agents.heuristics.dynamo_cost import DynamoCost
 from agents.heuristics.heuristic import Heuristic
 from agents.heuristics.least_in_flight import LeastInFlight
 from agents.heuristics.llmd_token_load import LlmdTokenLoad
 from agents.heuristics.power_of_two import PowerOfTwo
 from agents.heuristics.random import Random
-from agents.ope import estimators, target
-from agents.ope.direct_model import DirectModel, Network, cross_fitted, folds
-from agents.ope.intervals import blocks, interval
-from agents.ope.logged import Logged, read
+from agents.ope import target
+from agents.ope.direct_model import Network, cross_fitted, folds
+from agents.ope.figures import figures
+from agents.ope.intervals import blocks
+from agents.ope.logged import read
+from agents.ope.report import ESTIMATORS
 from agents.program import use_one_thread
 from agents.recording import recorder_of
 from agents.rollout import play
@@ -112,23 +113,6 @@ def one_step_ttft_s(
     return found
 
 
-def estimates(
-    logged: Logged, wanted: np.ndarray, model: DirectModel, seed: int
-) -> tuple[dict[str, Estimate], float]:
-    """Each estimator's, with its interval, and the effective sample size."""
-    block = blocks(logged.episode, NUM_BLOCKS)
-    predicted = cross_fitted(model, logged, folds(logged.episode, block, 5), seed)
-    weight = estimators.weights(wanted, logged.propensities, logged.instance)
-    ratios = {
-        "IPS": estimators.ips(weight, logged.cost),
-        "SNIPS": estimators.snips(weight, logged.cost),
-        "DR": estimators.doubly_robust(weight, logged.cost, wanted, predicted, logged.instance),
-        "DM": estimators.direct(wanted, predicted),
-    }
-    found = {name: interval(ratio, block, seed) for name, ratio in ratios.items()}
-    return found, estimators.effective_sample_size(weight)
-
-
 def check(env: RoutingEnv, logging: Heuristic, seed: int) -> list[dict[str, object]]:
     """Record the stream of one seed; a row per target: estimates, intervals and both truths."""
     with tempfile.TemporaryDirectory() as folder:
@@ -138,33 +122,43 @@ def check(env: RoutingEnv, logging: Heuristic, seed: int) -> list[dict[str, obje
     chances = {name: target.propensities(make(), name, logged, seed + 1) for name, make in TARGETS.items()}
     wanted = np.any([each > 0 for each in chances.values()], axis=0)
     one_step = one_step_ttft_s(env, seed, logged.instance.tolist(), wanted, logged.cost)
+    block = blocks(logged.episode, NUM_BLOCKS)
+    predicted = cross_fitted(MODEL, logged, folds(logged.episode, block, 5), seed)
     rows = []
     for name, each in chances.items():
-        found, size = estimates(logged, each, MODEL, seed)
+        told, _ = figures(logged, each, predicted, block, seed=seed)
         row: dict[str, object] = {
             "policy": name,
             "recorded": logged.cost.mean(),
             "one_step": (each * one_step).sum(axis=1).mean(),
             "played": play(env, TARGETS[name](), seed).ledger["ttft_s"].mean(),
-            "ess": size,
+            "ess": told["effective_sample_size"],
         }
-        for estimator, estimate in found.items():
-            row |= {f"{estimator}_{key}": value for key, value in estimate._asdict().items()}
+        for estimator in ESTIMATORS:
+            row |= {f"{estimator}_{key}": value for key, value in told[estimator].items()}
         rows.append(row)
     return rows
 
 
 def report(table: pd.DataFrame) -> str:
     """Means over seeds per policy, and how often intervals hold the one-step truth."""
-    names = ("DR", "SNIPS", "IPS", "DM")
     lines = [
-        ["policy", "recorded", *names, "one step", "played", "shift", "ESS", *(f"{n} holds" for n in names)]
+        [
+            "policy",
+            "recorded",
+            *ESTIMATORS.values(),
+            "one step",
+            "played",
+            "shift",
+            "ESS",
+            *(f"{n} holds" for n in ESTIMATORS.values()),
+        ]
     ]
     for policy, rows in table.groupby("policy", sort=False):
         truth = rows["one_step"]
-        held = [((rows[f"{n}_low"] <= truth) & (truth <= rows[f"{n}_high"])).mean() for n in names]
+        held = [((rows[f"{n}_low"] <= truth) & (truth <= rows[f"{n}_high"])).mean() for n in ESTIMATORS]
         shift = rows["played"].mean() / truth.mean() - 1
-        figures = [rows["recorded"], *(rows[f"{n}_value"] for n in names), truth, rows["played"]]
+        figures = [rows["recorded"], *(rows[f"{n}_value"] for n in ESTIMATORS), truth, rows["played"]]
         lines.append(
             [
                 str(policy),

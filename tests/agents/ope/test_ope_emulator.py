@@ -34,5 +34,5 @@ def test_estimates_are_about_the_one_step_truth():
         )
     assert "llmd_token_load" in report(table)
     means = table.groupby("policy").mean()
-    for estimator in ("DR", "SNIPS", "IPS"):
+    for estimator in ("dr", "snips", "ips"):
         assert means[f"{estimator}_value"].to_numpy() == pytest.approx(means["one_step"].to_numpy(), rel=0.25)
