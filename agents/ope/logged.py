@@ -157,4 +157,4 @@ def _costs(
         )
     else:
         paid = end[cost].mask(failed, failed_s)
-    return paid.where(is_known).to_numpy(np.float64)
+    return np.asarray(paid.where(is_known), np.float64)

@@ -11,7 +11,7 @@ from envs import observation as table
 from envs.observation import ENCODED_NAMES, INSTANCE_FEATURES, REQUEST_FEATURES, encode
 
 NUM_INSTANCES = 3
-WAVE = 0.95
+WAVE = 0.8
 """Correlation of one decision's waiting counts with the next one's."""
 WEIGHTS = np.array(
     [{"num_waiting": 0.5, "prefill_tokens_per_s": -0.2}.get(name, 0.0) for name in ENCODED_NAMES]
@@ -65,4 +65,4 @@ def world(seed, num_decisions=1000, num_episodes=1, noise=0.2):
         propensities=propensities,
         cost=chosen + noise * rng.uniform(-1, 1, num_decisions),
     )
-    return World(logged, mean_cost, softmax(-0.5 * waiting))
+    return World(logged, mean_cost, softmax(-1.0 * waiting))
