@@ -4,7 +4,6 @@ from contextlib import closing
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from agents.heuristics.dynamo_cost import DynamoCost
 from agents.rollout import play, replay
@@ -27,12 +26,14 @@ def test_one_step_is_what_a_replay_with_one_other_decision_tells():
 
 
 def test_estimates_are_about_the_one_step_truth():
-    """The whole study is ``python -m tests.benchmarks.check_ope``; this is four recordings of it."""
-    with closing(make_env(100, 8.0)) as env:
+    """The whole study is ``python -m tests.benchmarks.check_ope``; this is two small recordings of it."""
+    with closing(make_env(60, 8.0)) as env:
         table = pd.DataFrame(
-            row for seed in range(4) for row in check(env, DynamoCost(temperature=0.5), seed)
+            row for seed in range(2) for row in check(env, DynamoCost(temperature=0.5), seed)
         )
     assert "llmd_token_load" in report(table)
-    means = table.groupby("policy").mean()
-    for estimator in ("dr", "snips", "ips"):
-        assert means[f"{estimator}_value"].to_numpy() == pytest.approx(means["one_step"].to_numpy(), rel=0.25)
+    for _, rows in table.groupby("policy"):
+        for estimator in ("dr", "snips", "ips"):
+            error = (rows[f"{estimator}_value"] - rows["one_step"]).mean()
+            widths = rows[f"{estimator}_high"] - rows[f"{estimator}_low"]
+            assert abs(error) < 3 * np.sqrt(np.square(widths / (2 * 1.96)).sum()) / len(rows)

@@ -47,7 +47,7 @@ class Proportional:
 
 def recorded(directory, policy, seeds=(0, 1), **options):
     workload = generator.workload(
-        num_generated=60, rate_per_s=20, prompt_median=300, prompt_max=1500, max_model_len=2000
+        num_generated=60, rate_per_s=20, prompt_median=300, prompt_min=1, prompt_max=1500, max_model_len=2000
     )
     env = RoutingEnv(fleet.cluster(FLEET), workload, **options)
     with closing(env), recorder_of(env, directory, "it@1") as recorder:
