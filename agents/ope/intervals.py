@@ -9,6 +9,8 @@ stretches is too narrow.
 
 from __future__ import annotations
 
+from warnings import catch_warnings, simplefilter
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
@@ -42,6 +44,8 @@ def blocks(episode: NDArray[np.int64], num_blocks: int) -> NDArray[np.int64]:
 def interval(ratio: Ratio, block: NDArray[np.int64], seed: int) -> Estimate:
     """An estimate with its 95 % interval: percentile bootstrap (scipy) over stretches.
 
+    The interval is NaN where there is one stretch, or where weights are so few that a resample has none.
+
     Args:
         ratio: The estimate.
         block: The stretch of each decision, ``[num_decisions]``.
@@ -52,17 +56,19 @@ def interval(ratio: Ratio, block: NDArray[np.int64], seed: int) -> Estimate:
         return Estimate(ratio.value, float("nan"), float("nan"))
 
     def statistic(above: Array, below: Array, axis: int) -> Array:
-        with np.errstate(divide="ignore", invalid="ignore"):  # a resample may have no weight at all
+        with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(above.sum(axis=axis) / below.sum(axis=axis))
 
-    found = stats.bootstrap(
-        (above, below),
-        statistic,
-        paired=True,
-        vectorized=True,
-        n_resamples=NUM_RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
+    with catch_warnings():
+        simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            (above, below),
+            statistic,
+            paired=True,
+            vectorized=True,
+            n_resamples=NUM_RESAMPLES,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
     return Estimate(ratio.value, float(found.low), float(found.high))

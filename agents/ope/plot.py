@@ -12,13 +12,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from agents.files import write
-from agents.ope.report import ESTIMATORS, UNITS
+from agents.ope.report import ESTIMATORS, UNITS, is_too_thin
 
 NUM_BINS = 40
 
 
 def draw(summary: Mapping[str, Any], weights: Mapping[str, NDArray[np.float64]], path: Path) -> None:
     """Draw each policy's estimates, and the distribution of its weights.
+
+    Intervals that rest on too few decisions are left out.
 
     Args:
         summary: As ``ope.json`` holds it.
@@ -47,13 +49,20 @@ def draw(summary: Mapping[str, Any], weights: Mapping[str, NDArray[np.float64]],
 
 
 def _draw_estimates(axis: Any, summary: Mapping[str, Any], names: list[str]) -> None:
-    recorded = summary["recorded"]
+    recorded, num_decisions = summary["recorded"], summary["num_decisions"]
+    too_thin = {name for name in names if is_too_thin(summary["policies"][name], num_decisions)}
     axis.axvline(recorded["value"], color="black", linestyle="--", label="as recorded")
     if recorded["low"] is not None:
         axis.axvspan(recorded["low"], recorded["high"], color="black", alpha=0.1)
     for number, (key, label) in enumerate(ESTIMATORS.items()):
         places = np.arange(len(names)) + 0.15 * (number - 1.5)
         found = [summary["policies"][name][key] for name in names]
+        if key != "dm":  # which alone does not rest on weights
+            no_interval = {"low": None, "high": None}
+            found = [
+                each | no_interval if name in too_thin else each
+                for name, each in zip(names, found, strict=True)
+            ]
         bounds = [
             [np.nan if each[bound] is None else each[bound] for each in found] for bound in ("low", "high")
         ]

@@ -77,7 +77,7 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
     notes = [
         f"Mean {unit}, per decision; in brackets {summary['confidence']:.0%}, percentile bootstrap over"
         f" {summary['num_blocks']} stretches of {summary['num_decisions']} decisions in"
-        f" {summary['num_episodes']} episodes.",
+        f" {summary['num_episodes']} episode{'s' if summary['num_episodes'] > 1 else ''}.",
         "Each decision is judged alone, with all others as recorded: what a policy would make of the queues"
         " by deciding everything is not in these figures, and may well outweigh them.",
         "The direct model's interval does not hold its own error: of the recorded costs' variance it explains"

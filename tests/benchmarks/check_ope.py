@@ -60,7 +60,7 @@ TARGETS: dict[str, Callable[[], Heuristic]] = {
     "round_robin": RoundRobin,
 }
 MODEL = Network(Training((64, 64), 0.0, learning_rate=1e-3, batch_size=64, frac_validation=0.0))
-NUM_BLOCKS = 50
+NUM_BLOCKS = 30
 
 
 def make_env(num_requests: int, rate_per_s: float) -> RoutingEnv:

@@ -27,12 +27,14 @@ def test_one_step_is_what_a_replay_with_one_other_decision_tells():
 
 def test_estimates_are_about_the_one_step_truth():
     """The whole study is ``python -m tests.benchmarks.check_ope``; this is two small recordings of it."""
-    with closing(make_env(60, 8.0)) as env:
+    with closing(make_env(80, 8.0)) as env:
         table = pd.DataFrame(
             row for seed in range(2) for row in check(env, DynamoCost(temperature=0.5), seed)
         )
     assert "llmd_token_load" in report(table)
-    for _, rows in table.groupby("policy"):
+    enough = table.groupby("policy").filter(lambda rows: rows["ess"].min() >= 15)
+    assert {"dynamo_cost", "llmd_token_load"} <= {*enough["policy"]}
+    for _, rows in enough.groupby("policy"):
         for estimator in ("dr", "snips", "ips"):
             error = (rows[f"{estimator}_value"] - rows["one_step"]).mean()
             widths = rows[f"{estimator}_high"] - rows[f"{estimator}_low"]

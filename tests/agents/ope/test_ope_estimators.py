@@ -138,8 +138,8 @@ def test_in_a_linear_world_the_direct_model_is_right():
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
-    """Over 100 recordings: of a nominal 95, fewer than 88 would come by chance in 2 of 1000 cases."""
-    seeds = range(100)
+    """Over 60 recordings: of a nominal 57, fewer than 51 would come by chance in 1 of 100 cases."""
+    seeds = range(60)
     population = np.mean([world(seed).truth for seed in range(1000, 1200)])
     held = dict.fromkeys(("ips", "snips", "dr", "wrong propensities", "dm of a wrong model"), 0)
     widths = dict.fromkeys(held, 0.0)
@@ -161,6 +161,6 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
             found = interval(ratio, block, seed)
             held[name] += found.low <= population <= found.high
             widths[name] += (found.high - found.low) / len(seeds)
-    assert min(held[name] for name in ("ips", "snips", "dr", "wrong propensities")) >= 88, held
-    assert held["dm of a wrong model"] < 50, held
+    assert min(held[name] for name in ("ips", "snips", "dr", "wrong propensities")) >= 51, held
+    assert held["dm of a wrong model"] < 30, held
     assert widths["snips"] < widths["ips"]

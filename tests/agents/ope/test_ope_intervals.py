@@ -55,6 +55,15 @@ def test_one_stretch_has_no_interval():
     assert np.isnan(found.high)
 
 
+def test_weights_on_one_stretch_have_no_interval():
+    """Of resamples of 10 stretches, a third lack the only one that has weight."""
+    weight = np.repeat([1.0, 0.0], [3, 27])
+    found = interval(Ratio(2 * weight, weight), blocks(np.zeros(30, np.int64), 10), 0)
+    assert found.value == 2
+    assert np.isnan(found.low)
+    assert np.isnan(found.high)
+
+
 def test_the_same_seed_gives_the_same_interval():
     values = np.random.default_rng(0).exponential(size=300)
     block = blocks(np.zeros(300, np.int64), 30)

@@ -192,17 +192,13 @@ def test_what_cannot_be_evaluated_is_refused(overrides, message, tmp_path):
         evaluate(configured("ope", tmp_path / "it", f"recording={recording}", *overrides))
 
 
-def test_errors_are_one_line_and_help_shows_the_command(tmp_path):
-    def run(*words):
-        command = [sys.executable, "-m", "agents.ope", *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    refused = run(f"recording={tmp_path}", "policy=random", f"hydra.run.dir={tmp_path}/it")
+def test_errors_are_one_line(tmp_path):
+    words = [f"recording={tmp_path}", "policy=random", f"hydra.run.dir={tmp_path}/it"]
+    command = [sys.executable, "-m", "agents.ope", *words]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert refused.stderr.startswith(f"agents.ope: {tmp_path} holds no recording")
     assert refused.stderr.count("\n") == 1
-    shown = run("--help")
-    assert "python -m agents.ope recording=DIRECTORY policy=linucb trained=" in shown.stdout
 
 
 def test_what_fits_in_the_table_is_finite(recordings, tmp_path):
