@@ -138,7 +138,7 @@ def test_in_a_linear_world_the_direct_model_is_right():
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
-    """Over 60 recordings: of a nominal 57, fewer than 51 would come by chance in 1 of 100 cases."""
+    """Over 60 recordings: of a nominal 57, fewer than 51 would come by chance in 1 of 1000 cases."""
     seeds = range(60)
     population = np.mean([world(seed).truth for seed in range(1000, 1200)])
     held = dict.fromkeys(("ips", "snips", "dr", "wrong propensities", "dm of a wrong model"), 0)
