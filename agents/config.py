@@ -78,7 +78,7 @@ class OpeConfig:
 
     name: str = MISSING
     directory: str = MISSING
-    recording: Any = MISSING
+    recording: Any = None
     policies: dict[str, Any] = field(default_factory=dict)
     trained: Any = None
     cost: str = MISSING

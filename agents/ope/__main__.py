@@ -128,6 +128,8 @@ def _with_names(config: DictConfig) -> DictConfig:
 
 def _check(config: DictConfig) -> None:
     """Refuse what would only fail after a while."""
+    if config.recording is None:
+        raise ConfigError("recording: there is none; give recording=<directory of a recording>")
     if not isinstance(config.recording, ListConfig):
         raise ConfigError(f"recording: {config.recording!r} is no directory, nor a list of such")
     if not config.policies:

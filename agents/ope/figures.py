@@ -38,8 +38,8 @@ def figures(
     Returns:
         ``dr``, ``snips``, ``ips``, ``dm``, ``dr_relative_to_recorded`` (the estimate over the recorded mean
         cost, less 1) and ``mean_weight``, each with ``value``, ``low`` and ``high``;
-        ``effective_sample_size``, ``greatest_weight``, ``frac_clipped`` and ``frac_unsupported``. And one row
-        per decision: what these are means of.
+        ``effective_sample_size``, ``greatest_weight``, ``frac_clipped`` (of the weights), ``frac_weight_cut``
+        (of their sum) and ``frac_unsupported``. And one row per decision: what these are means of.
     """
     whole = estimators.weights(target, logged.propensities, logged.instance)
     weight = estimators.weights(target, logged.propensities, logged.instance, max_weight)
@@ -61,6 +61,7 @@ def figures(
         "effective_sample_size": estimators.effective_sample_size(weight),
         "greatest_weight": float(weight.max()),
         "frac_clipped": float((weight < whole).mean()),
+        "frac_weight_cut": 1 - float(weight.sum() / max(whole.sum(), 1e-12)),
         "frac_unsupported": float(unsupported.mean()),
     }
     rows = pd.DataFrame(

@@ -127,7 +127,7 @@ def test_policies_of_own_settings_stand_beside_short_ones(recordings, tmp_path):
     assert nearly_random == pytest.approx(summary["recorded"]["value"], abs=1e-2)
     clipped = summary["policies"]["dynamo_cost"]
     assert clipped["greatest_weight"] == 1.5
-    assert clipped["frac_clipped"] > 0
+    assert clipped["frac_clipped"] > clipped["frac_weight_cut"] > 0
     assert any("weights are cut" in reason for reason in clipped["warnings"])
 
 
@@ -181,6 +181,7 @@ def test_weights_whose_mean_is_not_one_are_told(tmp_path):
         (["policy=random", "max_weight=0"], "max_weight is 0"),
         (["policy=random", "max_unsupported=2"], "max_unsupported is 2"),
         (["policy=random", "cost=ttft"], "cost is 'ttft'"),
+        (["policy=random", "recording=null"], "recording: there is none; give recording=<directory"),
         (["policy=random", "recording=3"], "recording: 3 is no directory"),
         (["policy=random", "num_folds=9", "num_blocks=4"], "num_folds is 9, and there are 4 stretches"),
         (["policy=random", "direct_model=linear", "direct_model.ridge=-1"], "direct_model: ridge is -1"),
