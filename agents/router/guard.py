@@ -66,7 +66,8 @@ class GuardSettings:
     max_exploration: Mapping[str, float] = field(default_factory=dict)
     """Tenant -> the most of it that its requests bear; others bear all of it."""
     check_range: bool = True
-    """Whether the heuristic decides where the policy's choice is out of the range of its training."""
+    """Whether the policy's fallback, or else the heuristic, decides where what it would choose is out of the
+    range of its training."""
     breaker: BreakerSettings = field(default_factory=BreakerSettings)
 
     def __post_init__(self) -> None:
@@ -148,10 +149,11 @@ class Guard:
             assert self.policy is not None
             self.policy.exploration = self._explorations.get(tenant, self.settings.exploration)
             decision, trouble = self._ask(observation, now_s)
-            reason = trouble or reason
+            if reason == "" or decision is None:
+                reason = trouble
         self.counts[reason] += 1
-        if decision is not None and not reason:
-            return Choice(decision.instance, decision.propensities, decision.scores, "")
+        if decision is not None and reason in ("", "out_of_range"):
+            return Choice(decision.instance, decision.propensities, decision.scores, reason)
         own = self.heuristic.act(observation)
         if decision is not None and reason == "shadow":
             self.num_agreed += own.instance == decision.instance
@@ -191,7 +193,7 @@ class Guard:
         assert policy is not None
         began_s = perf_counter()
         try:
-            judged = policy.judge(observation)
+            decision, is_out = policy.judge(observation, settings.check_range)
         except Exception as error:  # whatever it is, the request must go somewhere
             self.last_error = f"{type(error).__name__}: {error}"
             return None, "error"
@@ -201,12 +203,12 @@ class Guard:
                 self._num_slow, self._rests_until_s = 0, now_s + settings.rest_s
             return None, "slow"
         self._num_slow = 0
-        if settings.check_range and judged.is_out_of_range:
+        is_out = is_out and (settings.check_range or policy.checks_range)
+        if is_out and not policy.has_fallback:
             return None, "out_of_range"
-        decision = judged.decision
         if not _is_sound(decision, observation):
             return None, "not_finite"
-        return decision, ""
+        return decision, "out_of_range" if is_out else ""
 
     def counters(self) -> Mapping[str, int]:
         """How often the heuristic decided, by reason."""
