@@ -75,7 +75,7 @@ class Chooser:
         if fall_back_out_of_range and not self.policy.has_fallback:
             raise ValueError(f"{self.policy.name}: the bundle has no fallback; export it with fallback=")
         self._fall_back_out_of_range = fall_back_out_of_range
-        known = {name: _profile(name, held) for name, held in (profiles or {}).items()}
+        known = {name: profile_of(name, held) for name, held in (profiles or {}).items()}
         self._clock, self._start_s = clock, clock()
         self._limit_s = float(self.policy.schema["limits"].get("max_decision_s", np.inf))
         self.view = View(self.policy.schema, known, **view)
@@ -129,6 +129,20 @@ class Chooser:
     ) -> None:
         """Note that a request was sent to an instance."""
         self._note(self.view.sent, request_id, prompt, name, self.now_s(), arrived_at_s)
+
+    def read(self, reader: Callable[..., Prompt], *what: Any) -> Prompt:
+        """What a reader makes of a request; one token where it raises."""
+        try:
+            return reader(*what)
+        except Exception as error:
+            with self._lock:
+                self._failed("prompt", error)
+            return Prompt(1)
+
+    def sent_to(self, request_id: Hashable) -> str | None:
+        """The instance that a request in flight was sent to."""
+        with self._lock:
+            return self.view.sent_to(request_id)
 
     def first_token(self, request_id: Hashable) -> None:
         """Note that a request's first token came."""
@@ -200,7 +214,8 @@ def load_policy(folder: Path) -> Any:
     return module.load(folder)
 
 
-def _profile(name: str, held: Mapping[str, Any]) -> Profile:
+def profile_of(name: str, held: Mapping[str, Any]) -> Profile:
+    """A profile of what was configured. Raises ``ValueError``."""
     try:
         return Profile(**held)
     except TypeError as error:

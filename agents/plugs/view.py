@@ -211,6 +211,11 @@ class View:
         known = self._instances.get(name)
         return 0 if known is None else known.num_in_flight
 
+    def sent_to(self, request_id: Hashable) -> str | None:
+        """The instance that a request in flight was sent to."""
+        flight = self._flights.get(request_id)
+        return None if flight is None else flight.name
+
     def scraped(self, name: str, gauges: Gauges, at_s: float) -> None:
         """Take in a scrape; one that is no newer than the last changes nothing.
 

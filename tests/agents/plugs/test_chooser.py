@@ -128,7 +128,7 @@ def test_from_many_threads(folders):
 
 
 def test_a_profile_that_cannot_be(folders):
-    with pytest.raises(ValueError, match="the common one is .*; it may have prefill_tokens_per_s"):
+    with pytest.raises(ValueError, match=r"the common one is .*; it may have prefill_tokens_per_s"):
         Chooser(folders["network"], {"": {"speed": 3}})
 
 
