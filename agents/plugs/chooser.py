@@ -139,14 +139,23 @@ class Chooser:
                 self._failed("prompt", error)
             return Prompt(1)
 
+    def guard(self, count: Callable[..., int], *what: Any) -> int:
+        """A count of tokens; 1 where counting raises."""
+        try:
+            return count(*what)
+        except Exception as error:
+            with self._lock:
+                self._failed("answer", error)
+            return 1
+
     def sent_to(self, request_id: Hashable) -> str | None:
         """The instance that a request in flight was sent to."""
         with self._lock:
             return self.view.sent_to(request_id)
 
-    def first_token(self, request_id: Hashable) -> None:
-        """Note that a request's first token came."""
-        self._note(self.view.first_token, request_id, self.now_s())
+    def first_token(self, request_id: Hashable, ago_s: float = 0.0) -> None:
+        """Note that a request's first token came, so long ago."""
+        self._note(self.view.first_token, request_id, self.now_s() - ago_s)
 
     def completed(self, request_id: Hashable, num_output_tokens: int) -> None:
         """Note that a request ended, with 0 tokens if it failed."""

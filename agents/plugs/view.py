@@ -225,8 +225,9 @@ class View:
         for gauge, value in zip(Gauges._fields, gauges, strict=True):
             if not 0.0 <= value < math.inf:
                 raise ValueError(f"{name}: {gauge} is {value}, it must be a finite number from 0")
+        is_new = name not in self._instances
         known = self._known(name, at_s)
-        if at_s > known.scraped_at_s + SAME_SCRAPE_S:
+        if is_new or at_s > known.scraped_at_s + SAME_SCRAPE_S:
             known.scraped_at_s, known.gauges = at_s, gauges
             known.num_sent = known.num_tokens_sent = 0
 

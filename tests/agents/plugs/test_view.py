@@ -219,3 +219,10 @@ def test_events_of_requests_that_are_not_known():
 def test_gauges_that_cannot_be(value):
     with pytest.raises(ValueError, match="num_running is"):
         View(SCHEMA).scraped("a", Gauges(num_running=value), 1.0)
+
+
+def test_an_instance_that_is_first_seen_by_its_scrape():
+    view = View(SCHEMA)
+    view.scraped("a", Gauges(num_waiting=3.0), 5.0)
+    assert column(view, "num_waiting", 7.0) == 3.0
+    assert column(view, "snapshot_age_s", 7.0) == 2.0
