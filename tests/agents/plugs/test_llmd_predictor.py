@@ -2,6 +2,10 @@
 
 import http.client
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from datetime import datetime
@@ -238,6 +242,27 @@ def test_a_disk_that_is_full(folders, tmp_path, monkeypatch):
         connection.close()
         assert ask(connection, "POST", "/predict/bulk/strict", {"requests": [row()]})[0] == 200
         assert server.counts["failed"] == 1
+
+
+def test_as_a_process(folders, tmp_path):
+    command = [sys.executable, "-m", "plugs.llmd_predictor", "--port", "0", "--collect", str(tmp_path / "rows")]
+    command += ["--profile", '{"decode_step_s": 0.01}', "--max-parts", "2"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    process = subprocess.Popen(
+        command, cwd=folders["network"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        host, port = process.stdout.readline().strip().removeprefix("http://").split(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        assert ask(connection, "POST", "/predict/bulk/strict", {"requests": [row()] * 3})[0] == 200
+        entries = {"entries": [row(actual_ttft_ms=1.0, actual_tpot_ms=1.0)]}
+        assert ask(connection, "POST", "/add_training_data_bulk", entries)[0] == 202
+        connection.close()
+        assert len(list((tmp_path / "rows").glob("PART-*.jsonl"))) == 1
+    finally:
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=20)
+    assert (process.returncode, output) == (0, "ended\n"), errors
 
 
 def test_it_says_what_it_cannot_do():
