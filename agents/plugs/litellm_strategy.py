@@ -55,7 +55,9 @@ class Deployments:
     def __init__(self, chooser: Chooser) -> None:
         self.chooser = chooser
         self._lock = threading.Lock()
-        self._waiting: dict[str, Mapping[str, Any]] = {}  # call id -> its details, which LiteLLM goes on to fill
+        self._waiting: dict[
+            str, Mapping[str, Any]
+        ] = {}  # call id -> its details, which LiteLLM goes on to fill
 
     def choose(
         self, deployments: Any, messages: Any, text: Any, request_kwargs: dict[str, Any] | None
@@ -89,7 +91,6 @@ class Deployments:
             self._waiting.pop(str(call_id), None)
         self.chooser.completed(call_id, 0 if response is None else self.chooser.guard(_num_tokens, response))
 
-
     def _see_first_tokens(self) -> None:
         with self._lock:
             found = [
@@ -118,14 +119,14 @@ def install(router: Any, scrape_interval_s: float | None = 1.0, **settings: Any)
         raise ImportError("this plug needs LiteLLM: pip install litellm") from error
     found = Deployments(Chooser(**{"max_flight_s": MAX_FLIGHT_S, **settings}))
 
-    class BundleStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[misc, unused-ignore]
+    class BundleStrategy(CustomRoutingStrategyBase, CustomLogger):
         """Chooses deployments, and is told what becomes of their requests."""
 
         deployments = found
         chooser = found.chooser
         scraper: Scraper | None = None
 
-        async def async_get_available_deployment(  # type: ignore[override, unused-ignore]
+        async def async_get_available_deployment(
             self,
             model: str,
             messages: Any = None,
@@ -142,7 +143,7 @@ def install(router: Any, scrape_interval_s: float | None = 1.0, **settings: Any)
             )
             return self.deployments.choose(healthy, messages, input, request_kwargs)
 
-        def get_available_deployment(  # type: ignore[override, unused-ignore]
+        def get_available_deployment(
             self,
             model: str,
             messages: Any = None,
@@ -180,9 +181,7 @@ def install(router: Any, scrape_interval_s: float | None = 1.0, **settings: Any)
 
     strategy = BundleStrategy()
     if scrape_interval_s is not None:
-        strategy.scraper = Scraper(
-            lambda: urls(router.model_list), found.chooser.scraped, scrape_interval_s
-        )
+        strategy.scraper = Scraper(lambda: urls(router.model_list), found.chooser.scraped, scrape_interval_s)
     router.set_custom_routing_strategy(strategy)
     litellm.callbacks.append(strategy)
     return strategy

@@ -17,8 +17,8 @@ happened to ``PART-*.jsonl`` under ``--collect``, the EPP's own fields unchanged
 there are more than ``--max-parts``.
 
 Contract: llm-d-router ebab687 (``latencypredictorclient``), llm-d-latency-predictor 04e44cd
-(``prediction_server.py``, ``training_server.py``). Tested against a client that was written after those: llm-d
-itself is in Go and was not run.
+(``prediction_server.py``, ``training_server.py``). Tested against a client that was written after those:
+llm-d itself is in Go and was not run.
 
 What cannot be expressed: rows are anonymous, so a policy that tells GPU types apart sees one type (give
 ``--profile`` the fleet's own figures); no prompt and no session, so no prefix index of ours (llm-d's
@@ -61,7 +61,12 @@ MAX_BYTES = 1 << 24
 MODEL_TYPE, QUANTILE = "xgboost", 0.9
 FRACTIONS = ("kv_cache_percentage", "prefix_cache_score")
 COUNTS = ("input_token_length", "num_request_waiting", "num_request_running", "num_tokens_generated")
-OPTIONAL = ("prefill_tokens_in_flight", "decode_tokens_in_flight", "encoder_matched_size", "encoder_input_size")
+OPTIONAL = (
+    "prefill_tokens_in_flight",
+    "decode_tokens_in_flight",
+    "encoder_matched_size",
+    "encoder_input_size",
+)
 LATENCIES = ("actual_ttft_ms", "actual_tpot_ms")
 """Of training rows alone."""
 
@@ -184,7 +189,9 @@ class Collection:
 
     def __init__(self, folder: Path, rows_per_part: int = 100_000, max_parts: int = 100) -> None:
         if rows_per_part < 1 or max_parts < 1:
-            raise ValueError(f"rows_per_part ({rows_per_part}) and max_parts ({max_parts}) must be at least 1")
+            raise ValueError(
+                f"rows_per_part ({rows_per_part}) and max_parts ({max_parts}) must be at least 1"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._rows_per_part, self._max_parts = folder, rows_per_part, max_parts
         self._lock = threading.Lock()

@@ -4,7 +4,8 @@ The router has no flag for a logic of one's own, so it is started through this f
 its ``prefixaware`` logic and else leaves it as it is. With the bundle's folder on ``PYTHONPATH``, in the
 router's environment (which has NumPy)::
 
-    python -m plugs.production_stack --plug '{"profiles": {"http://10.0.0.1:8000": {"decode_step_s": 0.012}}}' \
+    python -m plugs.production_stack \
+        --plug '{"profiles": {"http://10.0.0.1:8000": {"decode_step_s": 0.012}}}' \
         --service-discovery static --static-backends http://10.0.0.1:8000,http://10.0.0.2:8000 \
         --static-models llama,llama --port 8801
 

@@ -8,7 +8,7 @@ Put the bundle's folder on ``PYTHONPATH`` of every node (or into ``runtime_env``
         num_replicas=4,
         request_router_config=RequestRouterConfig(
             request_router_class="plugs.ray_serve.BundleRequestRouter",
-            request_router_kwargs={"profiles": {"": {"prefill_tokens_per_s": 46846, "decode_step_s": 0.0079}}},
+            request_router_kwargs={"profiles": {"": {"decode_step_s": 0.0079}}},
             request_routing_stats_period_s=1,
             request_routing_stats_timeout_s=1,
         ),

@@ -112,7 +112,9 @@ class SmgHeader:
         ValueError: The bundle or a setting cannot be.
     """
 
-    def __init__(self, url: str, interval_s: float = 1.0, api_key: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self, url: str, interval_s: float = 1.0, api_key: str | None = None, **settings: Any
+    ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"url is {url!r}, it must begin with http:// or https://")
         self.chooser = Chooser(**settings)

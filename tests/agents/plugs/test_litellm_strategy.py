@@ -13,7 +13,8 @@ from agents.plugs.prompt import of_body
 from agents.plugs.view import Gauges
 
 MODELS = [
-    {"model_info": {"id": name}, "litellm_params": {"api_base": f"http://{name}/v1/"}} for name in ("a", "b", "c")
+    {"model_info": {"id": name}, "litellm_params": {"api_base": f"http://{name}/v1/"}}
+    for name in ("a", "b", "c")
 ]
 MESSAGES = [{"role": "user", "content": "x" * 4000}]
 

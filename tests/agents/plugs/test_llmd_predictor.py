@@ -245,11 +245,24 @@ def test_a_disk_that_is_full(folders, tmp_path, monkeypatch):
 
 
 def test_as_a_process(folders, tmp_path):
-    command = [sys.executable, "-m", "plugs.llmd_predictor", "--port", "0", "--collect", str(tmp_path / "rows")]
+    command = [
+        sys.executable,
+        "-m",
+        "plugs.llmd_predictor",
+        "--port",
+        "0",
+        "--collect",
+        str(tmp_path / "rows"),
+    ]
     command += ["--profile", '{"decode_step_s": 0.01}', "--max-parts", "2"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     process = subprocess.Popen(
-        command, cwd=folders["network"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folders["network"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         host, port = process.stdout.readline().strip().removeprefix("http://").split(":")

@@ -69,7 +69,7 @@ def test_a_request_from_its_start_to_its_end(folders):
         return await drain(watched(process_request, chooser), url)
 
     passed = asyncio.run(serve())
-    assert [item for item in passed[1:]] == chunks
+    assert passed[1:] == chunks
     assert seen == [(1, 1)] * 4
     known = chooser.view._instances["http://a"]
     assert (known.num_in_flight, known.num_prefills, known.num_decode_tokens) == (0, 0, 0)

@@ -5,6 +5,7 @@ import importlib
 import pickle
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ NAMES = ["a", "b", "c"]
 
 
 class Gauge:
-    values: dict = {}
+    values: ClassVar[dict[str, int]] = {}
 
     def __init__(self, name, description, tag_keys):
         assert (name, tag_keys) == ("routegym_plug", ("counter",))
@@ -31,7 +32,9 @@ class Gauge:
 @pytest.fixture
 def router_class(monkeypatch):
     """The class, made of a base of nothing."""
-    modules = {name: ModuleType(name) for name in ("ray", "ray.serve", "ray.serve.request_router", "ray.util")}
+    modules = {
+        name: ModuleType(name) for name in ("ray", "ray.serve", "ray.serve.request_router", "ray.util")
+    }
     modules["ray.serve.request_router"].RequestRouter = type("RequestRouter", (), {})
     modules["ray.util"].metrics = SimpleNamespace(Gauge=Gauge)
     for name, module in modules.items():

@@ -17,7 +17,9 @@ URLS = ["http://127.0.0.1:9", "http://127.0.0.1:7", "http://127.0.0.1:8"]
 
 
 def listed(*urls, **changes):
-    workers = [{"url": url, "models": [{"id": "fake"}], "model_id": "fake", "is_healthy": True} for url in urls]
+    workers = [
+        {"url": url, "models": [{"id": "fake"}], "model_id": "fake", "is_healthy": True} for url in urls
+    ]
     return {"workers": [worker | changes for worker in workers]}
 
 

@@ -1,6 +1,7 @@
 """A small OpenAI server of the standard library alone, for environments in which nothing of ours is.
 
-It answers as vLLM does, as far as routers look, and remembers who asked. A thread of the process that makes it.
+It answers as vLLM does, as far as routers look, and remembers who asked. It is a thread of the process that
+makes it.
 """
 
 import json
@@ -52,7 +53,9 @@ class Handler(BaseHTTPRequestHandler):
             text = METRICS.format(running=server.running, waiting=server.waiting)
             self.answer(200, text.encode(), "text/plain")
         elif self.path == "/v1/models":
-            self.answer(200, json.dumps({"object": "list", "data": [{"id": "fake", "object": "model"}]}).encode())
+            self.answer(
+                200, json.dumps({"object": "list", "data": [{"id": "fake", "object": "model"}]}).encode()
+            )
         elif self.path in ("/health", "/get_server_info", "/get_model_info", "/server_info", "/model_info"):
             self.answer(200, json.dumps({"model_path": "fake", "served_model_name": "fake"}).encode())
         else:
@@ -62,7 +65,9 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
         self.server.bodies.append(body)
         if self.server.status != 200:
-            self.answer(self.server.status, json.dumps({"error": {"message": "told to", "code": 500}}).encode())
+            self.answer(
+                self.server.status, json.dumps({"error": {"message": "told to", "code": 500}}).encode()
+            )
             return
         chat, num_tokens = "messages" in body, body.get("max_tokens", 3)
         common = {"id": "x", "created": 1, "model": "fake"}

@@ -9,8 +9,9 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # nothing is fetched
 
 from fake_backend import Backend
 from litellm import Router
-from plugs.litellm_strategy import install
 from recorded import check, record
+
+from plugs.litellm_strategy import install
 
 NUM_CALLS = 45
 

@@ -1,8 +1,7 @@
-"""production-stack's router routes by the plug. Run in .venv-plugs-stack, with a bundle's folder and the router's
-``src`` on PYTHONPATH.
+"""production-stack's router routes by the plug.
 
-The router is a process of its own, this file with ``--serve``: it then holds its decisions against the bundle as
-it ends.
+Run in .venv-plugs-stack, with a bundle's folder and the router's ``src`` on PYTHONPATH. The router is a
+process of its own, this file with ``--serve``: it holds its decisions against the bundle as it ends.
 """
 
 import contextlib
@@ -21,8 +20,9 @@ NUM_REQUESTS = 60
 
 
 def serve():
-    from plugs import production_stack
     from recorded import check, record
+
+    from plugs import production_stack
 
     seen = record()
     with contextlib.suppress(KeyboardInterrupt):

@@ -4,12 +4,13 @@ import asyncio
 import os
 
 import numpy as np
-import plugs.ray_serve
 import ray
-from plugs.chooser import Chooser
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 from recorded import check, record
+
+import plugs.ray_serve
+from plugs.chooser import Chooser
 
 NUM_REPLICAS, NUM_CALLS = 3, 120
 METRICS = """\

@@ -3,6 +3,7 @@
 import threading
 
 import numpy as np
+
 from plugs.chooser import BUNDLE, Chooser, load_policy
 
 

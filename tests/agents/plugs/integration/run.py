@@ -6,13 +6,14 @@
 An environment (``.venv-plugs-<name>``) is made on first use, of pinned versions; none of it enters ours. What
 cannot be installed or is not there is skipped with the reason. The exit status is 0 if none failed.
 
-production-stack is not among Python's packages: clone vllm-project/production-stack (a6c01db was tested) and give
-its folder as ``PRODUCTION_STACK``.
+production-stack is not among Python's packages: clone vllm-project/production-stack (a6c01db was tested) and
+give its folder as ``PRODUCTION_STACK``.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import signal
@@ -112,10 +113,8 @@ def run(host: Host, folder: Path) -> bool:
         print(f"{host.name}: not done within {RUN_LIMIT_S} s", flush=True)
         return False
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # whatever it left behind, in the group that it began
-        except ProcessLookupError:
-            pass
         process.wait()
 
 

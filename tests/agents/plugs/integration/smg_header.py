@@ -10,9 +10,10 @@ import urllib.error
 import urllib.request
 
 from fake_backend import Backend
-from plugs.smg_header import ROUTED_HEADER, SmgHeader
 from production_stack import free_port, until
 from recorded import check, record
+
+from plugs.smg_header import ROUTED_HEADER, SmgHeader
 
 NUM_WORKERS, NUM_REQUESTS = 6, 120
 
@@ -65,9 +66,23 @@ def main():
     port = free_port()
     url, urls = f"http://127.0.0.1:{port}", [backend.url for backend in backends]
     command = [sys.executable, "-m", "smg", "launch", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port()), "--log-level", "error"]
+    command += [
+        "--prometheus-host",
+        "127.0.0.1",
+        "--prometheus-port",
+        str(free_port()),
+        "--log-level",
+        "error",
+    ]
     command += ["--policy", "consistent_hashing", "--disable-circuit-breaker", "--disable-retries"]
-    command += ["--health-check-interval-secs", "1", "--health-failure-threshold", "1", "--worker-urls", *urls]
+    command += [
+        "--health-check-interval-secs",
+        "1",
+        "--health-failure-threshold",
+        "1",
+        "--worker-urls",
+        *urls,
+    ]
     smg = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     plug = SmgHeader(url, interval_s=0.2, seed=0)
     try:
@@ -76,7 +91,12 @@ def main():
         order = [worker.url for worker in plug._workers]
         routes_as_meant(url, plug, backends, NUM_REQUESTS)
         assert sum(len(backend.bodies) > 0 for backend in backends) > 1
-        print("order on the command line", list(range(NUM_WORKERS)), "of smg", [urls.index(each) for each in order])
+        print(
+            "order on the command line",
+            list(range(NUM_WORKERS)),
+            "of smg",
+            [urls.index(each) for each in order],
+        )
 
         failing = backends[urls.index(order[0])]  # answers, but with errors: no index may move
         failing.status = 500
