@@ -33,7 +33,7 @@ import json
 import re
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
 from types import ModuleType
@@ -70,20 +70,20 @@ class Answer:
 
 
 def watched(
-    process_request: Callable[..., AsyncIterator[Any]], chooser: Chooser
-) -> Callable[..., AsyncIterator[Any]]:
+    process_request: Callable[..., AsyncGenerator[Any, None]], chooser: Chooser
+) -> Callable[..., AsyncGenerator[Any, None]]:
     """The router's ``process_request``, with a chooser that is told what becomes of each request."""
 
     async def process(
         request: Any, body: Any, backend_url: str, request_id: str, *rest: Any, **options: Any
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         key = (request_id, uuid.uuid4().hex)  # clients choose the first
         prompt = _ROUTED.get() or chooser.read(lambda: of_body(json.loads(body)))
         _ROUTED.set(None)
         chooser.sent(key, prompt, backend_url)
         num_output_tokens = 0
         try:
-            async with aclosing(  # type: ignore[type-var]
+            async with aclosing(
                 process_request(request, body, backend_url, request_id, *rest, **options)
             ) as stream:
                 headers, status = await anext(stream)
