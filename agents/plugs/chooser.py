@@ -165,10 +165,6 @@ class Chooser:
         """Take in what an instance said of itself at an instant of ``now_s()``; None: now."""
         self._note(self.view.scraped, name, gauges, self.now_s() if at_s is None else at_s)
 
-    def believe(self, name: str, num_in_flight: int) -> None:
-        """End the oldest requests of an instance until no more are in flight than the host counts."""
-        self._note(self.view.believe, name, num_in_flight, self.now_s())
-
     def counters(self) -> dict[str, int]:
         """Decisions of each kind, failures of each kind, and how much is remembered."""
         with self._lock:

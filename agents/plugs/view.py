@@ -116,8 +116,7 @@ class Instance:
 
     def __init__(self, profile: Profile, half_life_s: float, prefixes: PrefixIndex, now_s: float) -> None:
         self.profile, self.prefixes = profile, prefixes
-        self.healthy, self.scraped_at_s = True, now_s
-        self.gauges = Gauges()
+        self.scraped_at_s, self.gauges = now_s, Gauges()
         self.num_in_flight = self.num_prefills = 0
         self.num_prefill_tokens = self.num_uncached_tokens = self.num_decode_tokens = 0
         self.num_sent = self.num_tokens_sent = 0
@@ -231,10 +230,6 @@ class View:
             known.scraped_at_s, known.gauges = at_s, gauges
             known.num_sent = known.num_tokens_sent = 0
 
-    def set_healthy(self, name: str, healthy: bool, now_s: float) -> None:
-        """Whether an instance may be sent anything."""
-        self._known(name, now_s).healthy = healthy
-
     def look(self, prompt: Prompt, names: Sequence[str], now_s: float) -> Observation:
         """What a policy may see of this request and these instances now, in arrays of its own."""
         self._end_lost_flights(now_s)
@@ -246,7 +241,7 @@ class View:
         if own is not None and total > 0.0:
             share = min(own.now(now_s) / total, 1.0)
         request = prompt.num_prompt_tokens, prompt.turn, share, self._arrivals.per_s(now_s)
-        fits = [each.healthy and prompt.num_prompt_tokens < each.profile.max_model_len for each in known]
+        fits = [prompt.num_prompt_tokens < each.profile.max_model_len for each in known]
         return {
             "instances": instances.astype(np.float32),
             "request": np.array([*request, prompt.session_key], np.float32),
@@ -310,17 +305,6 @@ class View:
             known.end_prefill(flight)
         if num_output_tokens > 0:
             known.tokens.add(flight.num_prompt_tokens + num_output_tokens, at_s)
-
-    def believe(self, name: str, num_in_flight: int, now_s: float) -> None:
-        """End the oldest requests of an instance until no more are in flight than the host counts.
-
-        For hosts that do not say which request ended.
-        """
-        surplus = self.num_in_flight(name) - max(num_in_flight, 0)
-        if surplus > 0:
-            oldest = (request_id for request_id, flight in self._flights.items() if flight.name == name)
-            for request_id in [request_id for request_id, _ in zip(oldest, range(surplus), strict=False)]:
-                self.completed(request_id, 0, now_s)
 
     def sizes(self) -> dict[str, int]:
         """How much is remembered."""

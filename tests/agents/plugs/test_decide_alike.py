@@ -8,7 +8,6 @@ from tests.agents.export.exported import export_of
 from tests.agents.heuristics.test_conformance import observations
 from tests.agents.plugs.decide_alike import compare
 
-
 POLICIES = ["network", "linucb", "dynamo_cost", "llmd_affinity", "least_in_flight", "random"]
 
 

@@ -58,7 +58,6 @@ scrapes = st.tuples(
     gaps,
     st.lists(st.floats(0.0, 1.0), min_size=NUM_INSTANCES, max_size=NUM_INSTANCES),
     st.lists(st.floats(0.0, 2.0), min_size=NUM_INSTANCES, max_size=NUM_INSTANCES),  # ages
-    st.lists(st.booleans(), min_size=NUM_INSTANCES, max_size=NUM_INSTANCES),
 )
 firsts = st.tuples(st.just("first"), gaps, st.integers(0, 50))
 ends = st.tuples(st.just("end"), gaps, st.integers(0, 50), st.integers(0, 200))
@@ -76,8 +75,7 @@ def make_views(capacity=6, max_age_s=30.0, **limits):
         prefix_max_age_s=max_age_s,
         **limits,
     )
-    for name in NAMES:
-        ours.set_healthy(name, True, 0.0)
+    ours.look(Prompt(1), NAMES, 0.0)  # it knows them from the start, as the other does
     return theirs, ours
 
 
@@ -120,13 +118,13 @@ def test_the_same_events_are_seen_the_same(events):
             ours.sent(request.request_id, prompt_of(request), NAMES[instance], now_s, request.arrived_at_s)
             in_flight.append(request.request_id)
         elif kind == "scrape":
-            values, ages, healthy = (np.array(each) for each in what)
+            values, ages = (np.array(each) for each in what)
+            healthy = np.ones(NUM_INSTANCES, np.bool_)  # hosts ask about healthy instances alone
             counts = np.round(values * 10).astype(np.int64)
             theirs.scraped(ClusterSnapshot(counts, counts + 1, values, values, ages, healthy), now_s)
             for place, name in enumerate(NAMES):
                 gauges = Gauges(counts[place], counts[place] + 1, values[place], values[place])
                 ours.scraped(name, gauges, now_s - ages[place])
-                ours.set_healthy(name, bool(healthy[place]), now_s)
         elif kind == "first":
             waiting = [each for each in in_flight if each not in started]
             if waiting:
@@ -194,18 +192,6 @@ def test_an_id_that_is_used_twice_is_one_request():
     view.sent("one", Prompt(64), "a", 0.0)
     view.sent("one", Prompt(64), "b", 1.0)  # tried again elsewhere
     assert (view.num_in_flight("a"), view.num_in_flight("b")) == (0, 1)
-
-
-def test_the_host_counts_less():
-    view = View(SCHEMA)
-    for number in range(4):
-        view.sent(number, Prompt(64 + number), "a", float(number))
-    view.believe("a", 2, 5.0)
-    assert column(view, "num_in_flight", 5.0) == 2
-    assert column(view, "num_in_flight_prefill_tokens", 5.0) == 66 + 67  # the oldest two ended
-    view.believe("a", 9, 5.0)
-    view.believe("nobody", 0, 5.0)
-    assert view.num_in_flight("a") == 2
 
 
 def test_events_of_requests_that_are_not_known():
