@@ -3,9 +3,9 @@
     python -m tests.agents.plugs.decide_alike [--num-observations 100000] [--agent dynamo_cost]
 
 A policy is exported and put into every plug, whose view is made to say what was recorded; each is asked
-through the function that its router calls. Exit status 0 if all chose the same instance each time, with scores
-equal to 1e-5. llm-d's predictor makes observations of its own from ten numbers of a pod: there the policy is
-asked about these.
+through the function that its router calls. Exit status 0 if all chose the same instance each time and had the
+same scores to 1e-5. llm-d's predictor makes observations of its own from ten numbers of a pod: there the
+policy is asked about these.
 """
 
 import argparse
