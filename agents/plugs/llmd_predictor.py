@@ -17,8 +17,8 @@ happened to ``PART-*.jsonl`` under ``--collect``, the EPP's own fields unchanged
 there are more than ``--max-parts``.
 
 Contract: llm-d-router ebab687 (``latencypredictorclient``), llm-d-latency-predictor 04e44cd
-(``prediction_server.py``, ``training_server.py``). Tested against a client that was written after those:
-llm-d itself is in Go and was not run.
+(``prediction_server.py``, ``training_server.py``), whose own models of messages take what this server sends.
+llm-d itself, which is in Go, was not run.
 
 What cannot be expressed: rows are anonymous, so a policy that tells GPU types apart sees one type (give
 ``--profile`` the fleet's own figures); no prompt and no session, so no prefix index of ours (llm-d's
