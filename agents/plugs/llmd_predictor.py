@@ -7,14 +7,18 @@ Run it beside the endpoint picker (EPP), in the bundle's folder, with the bundle
 and give the EPP, which stays as it is, ``PREDICTION_SERVER_URL=http://127.0.0.1:8001``,
 ``TRAINING_SERVER_URL=http://127.0.0.1:8001`` and the plugins ``predicted-latency-producer`` and
 ``latency-scorer``, with ``max-score-picker`` and without an affinity filter: the weighted random picker and
-the filters choose by rules of their own.
+the filters choose by rules of their own. Without objectives the scorer finds every pod late, takes idle ones
+(nothing dispatched) alone if there are any, and else the least late. So that it takes the policy's choice
+always, set its ``headroomSelectionStrategy: most`` and requests' header ``x-llm-d-slo-ttft-ms: 1000000000``.
 
 Each row of ``POST /predict/bulk/strict`` is a pod as a request would find it. Rows of equal
-``input_token_length`` are put to the policy together, as one request's instances, and are answered by
-``ttft_ms = base_ms - scale_ms * score``, at least ``LEAST_MS``; ``tpot_ms`` is the same for all. So the EPP
-takes the pod that the policy scores highest. ``POST /add_training_data_bulk`` appends rows of what really
-happened to ``PART-*.jsonl`` under ``--collect``, the EPP's own fields unchanged; the oldest parts go when
-there are more than ``--max-parts``.
+``input_token_length`` are put to the policy together, as one request's instances. The best is answered by
+``ttft_ms = base_ms``, each other by ``scale_ms`` more per unit of score that it is behind, and by ``GAP`` of
+the range, since the scorer tells only a hundred steps of the range apart. ``tpot_ms`` is the same for all.
+
+``POST /add_training_data_bulk`` appends rows of what really happened to ``PART-*.jsonl`` under ``--collect``,
+the EPP's own fields unchanged; the oldest parts go when there are more than ``--max-parts``. In the
+producer's ``streamingMode: false``, its default, ``actual_ttft_ms`` is the time to the last token.
 
 Contract: llm-d-router ebab687 (``latencypredictorclient``), llm-d-latency-predictor 04e44cd
 (``prediction_server.py``, ``training_server.py``), whose own models of messages take what this server sends.
@@ -44,15 +48,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.plugs.chooser import BUNDLE, load_policy, profile_of
+from agents.plugs.collection import Collection
 from agents.plugs.view import INSTANCE_COLUMNS, Observation, Profile
 
 LOGGER = logging.getLogger("routegym.plugs")
 SNAPSHOT_AGE_S = 0.05
 """llm-d scrapes its pods every 50 ms."""
 NO_PREFIX_AGE_S = 3600.0
-LEAST_MS = 1.0
+GAP = 0.02
+"""Two of the hundred steps of llm-d's latency-scorer."""
 TPOT_MS = 10.0
 MAX_ROWS = 10_000
 """Of one call, as the real server has it."""
@@ -125,8 +132,8 @@ class Predictor:
     Args:
         bundle: Its folder; None: the one that this file lies in.
         profile: Of all pods, by the names of ``view.Profile``.
-        base_ms: What a score of 0 is answered by.
-        scale_ms: Less per unit of score.
+        base_ms: What the best is answered by: more than any objective, so that no pod seems in time.
+        scale_ms: More per unit of score behind it.
 
     Raises:
         ValueError: The folder holds no whole bundle, or a setting cannot be.
@@ -153,69 +160,30 @@ class Predictor:
         requests: dict[float, list[int]] = {}  # input_token_length -> places
         for place, row in enumerate(rows):
             requests.setdefault(row["input_token_length"], []).append(place)
-        answers, most = [0.0] * len(rows), self.policy.max_instances
+        scores, answers, most = np.zeros(len(rows)), np.zeros(len(rows)), self.policy.max_instances
         for places in requests.values():
             for first in range(0, len(places), most):
                 part = places[first : first + most]
-                for place, score in zip(part, self._scores([rows[each] for each in part]), strict=True):
-                    answers[place] = max(self._base_ms - self._scale_ms * score, LEAST_MS)
+                scores[part] = self.scores([rows[each] for each in part])
+            behind = scores[places].max() - scores[places]
+            answers[places] = self._base_ms + self._scale_ms * (behind + (behind > 0.0) * GAP * behind.max())
         with self._lock:
             self.counts["rows"] += len(rows)
-            self.counts["rows_at_least_ms"] += answers.count(LEAST_MS)  # no longer told apart
-        return answers
+        return [float(answer) for answer in answers]
 
-    def _scores(self, rows: Sequence[Mapping[str, float]]) -> list[float]:
+    def scores(self, rows: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
+        """The policy's of one request's rows; where it fails, minus their requests in flight."""
         with self._lock:
             try:
                 scores = self.policy.act(observation(rows, self._profile)).scores
                 if np.isfinite(scores).all():
-                    return [float(score) for score in scores]
+                    return np.asarray(scores, np.float64)
                 raise ValueError("a score is not finite")
             except Exception as error:
                 if not self.counts["fallback_least_in_flight"]:
                     LOGGER.warning("the policy failed, which is logged once: %r", error)
                 self.counts["fallback_least_in_flight"] += 1
-                return [-row["num_request_waiting"] - row["num_request_running"] for row in rows]
-
-
-class Collection:
-    """Keeps training rows in files of JSON lines, a bounded number of them.
-
-    Args:
-        folder: Of the files, made where it is not.
-        rows_per_part: Rows of one file.
-        max_parts: Files kept.
-    """
-
-    def __init__(self, folder: Path, rows_per_part: int = 100_000, max_parts: int = 100) -> None:
-        if rows_per_part < 1 or max_parts < 1:
-            raise ValueError(
-                f"rows_per_part ({rows_per_part}) and max_parts ({max_parts}) must be at least 1"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._rows_per_part, self._max_parts = folder, rows_per_part, max_parts
-        self._lock = threading.Lock()
-        parts = self.parts()
-        self._number = int(parts[-1].stem.removeprefix("PART-")) + 1 if parts else 0
-        self._num_rows = 0
-
-    def parts(self) -> list[Path]:
-        """The files, oldest first."""
-        return sorted(self._folder.glob("PART-*.jsonl"))
-
-    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append rows. Raises ``OSError``."""
-        with self._lock:
-            for first in range(0, len(rows), self._rows_per_part):
-                lines = [json.dumps(row) + "\n" for row in rows[first : first + self._rows_per_part]]
-                if self._num_rows + len(lines) > self._rows_per_part:
-                    self._number, self._num_rows = self._number + 1, 0
-                path = self._folder / f"PART-{self._number:08}.jsonl"
-                with path.open("a", encoding="utf-8") as file:
-                    file.write("".join(lines))
-                self._num_rows += len(lines)
-            for path in self.parts()[: -self._max_parts]:
-                path.unlink(missing_ok=True)
+                return -np.array([row["num_request_waiting"] + row["num_request_running"] for row in rows])
 
 
 class PredictorServer(ThreadingHTTPServer):

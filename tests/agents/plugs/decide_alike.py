@@ -155,8 +155,7 @@ def compare(policy, folder, observations):
     for seen in observations:
         rows = [checked(row, 0) for row in rows_of(seen)]
         decision = policy.act(observation(rows, Profile()))
-        answers = np.array(predictor.ttft_ms(rows))
-        scores = (100_000.0 - answers) / 100.0
+        answers, scores = np.array(predictor.ttft_ms(rows)), predictor.scores(rows)
         parity = found["llmd_predictor"][0]
         parity.num_observations += 1
         worst = (np.abs(scores - decision.scores) / (1.0 + np.abs(decision.scores))).max()

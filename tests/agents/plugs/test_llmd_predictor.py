@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from agents.export.runtime import load
 from agents.plugs import llmd_predictor
-from agents.plugs.llmd_predictor import Collection, Predictor, PredictorServer, checked, observation
+from agents.plugs.collection import Collection
+from agents.plugs.llmd_predictor import Predictor, PredictorServer, checked, observation
 from agents.plugs.view import Profile
 from envs.observation import INSTANCE_NAMES, observation_space
 
@@ -99,7 +100,25 @@ def test_the_least_latency_is_the_bundle_s_choice(folders, name):
     for number in range(200):
         rows = [checked(drawn(rng, 1000 + number), 0) for _ in range(int(rng.integers(1, 9)))]
         scores = bundle.act(observation(rows, Profile())).scores
-        np.testing.assert_allclose(predictor.ttft_ms(rows), 100_000 - 100 * scores, rtol=1e-12)
+        np.testing.assert_array_equal(predictor.scores(rows), scores)
+        answers, best = np.array(predictor.ttft_ms(rows)), scores == scores.max()
+        assert (answers[best] == 100_000).all()
+        behind = scores.max() - scores[~best]
+        expected = 100_000 + 100 * (behind + 0.02 * np.ptp(scores))
+        np.testing.assert_allclose(answers[~best], expected, rtol=1e-12)
+        for slo_ms, strategy in ((0.0, "least"), (1e9, "most")):
+            assert ((epp := epp_scores(answers, slo_ms, strategy)) == epp.max()).tolist() == best.tolist()
+
+
+def epp_scores(ttft_ms, slo_ms, strategy):
+    """After scoreBucket of llm-d's latency-scorer (ebab687), TPOT equal for all, no pod idle."""
+    headroom = slo_ms - ttft_ms
+    if (headroom < 0).all():
+        strategy = "least"
+    distance = np.abs(headroom)
+    share = (distance - distance.min()) / np.ptp(distance) if np.ptp(distance) > 1e-9 else distance * 0 + 0.5
+    share = share if strategy == "most" else 1.0 - share
+    return (np.floor(share * 100.0) + 1.0) / 100.0
 
 
 def test_rows_of_several_requests_in_one_batch(folders):
@@ -108,8 +127,8 @@ def test_rows_of_several_requests_in_one_batch(folders):
     second = [checked(drawn(rng, 900), 0) for _ in range(3)]
     mixed = [each for pair in zip(first[:3], second, strict=True) for each in pair] + first[3:]
     answers = predictor.ttft_ms(mixed)
-    assert answers[1:6:2] == pytest.approx(predictor.ttft_ms(second), rel=1e-6)
-    assert answers[0:6:2] + answers[6:] == pytest.approx(predictor.ttft_ms(first), rel=1e-6)
+    assert answers[1:6:2] == predictor.ttft_ms(second)
+    assert answers[0:6:2] + answers[6:] == predictor.ttft_ms(first)
 
 
 def test_the_contract(folders, tmp_path):
@@ -209,7 +228,7 @@ def test_least_in_flight_where_the_policy_raises(folders, monkeypatch, caplog):
     assert predictor.counts["fallback_least_in_flight"] == 2
     assert len(caplog.records) == 1
     too_long = [checked(row(input_token_length=10**9), 0)]
-    assert predictor.ttft_ms(too_long) == [100_000 + 100 * 9]
+    assert predictor.ttft_ms(too_long) == [100_000]
 
 
 def test_a_collection_is_bounded(tmp_path):
