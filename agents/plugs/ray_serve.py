@@ -91,6 +91,8 @@ def _make_class() -> Any:
             replicas = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
             self._take_in(replicas)
             request_id = None if pending_request is None else pending_request.metadata.internal_request_id
+            if request_id is not None and self.chooser.sent_to(request_id) is None:
+                self._follow(pending_request, request_id)
             prompt = self.chooser.read(prompt_of, pending_request)
             choice = self.chooser.choose(prompt, list(replicas), request_id)
             self._publish()
@@ -105,6 +107,15 @@ def _make_class() -> Any:
         def on_request_completed(self, replica_id: Any, internal_request_id: str) -> None:
             """Note the end of a request."""
             self.chooser.completed(internal_request_id, 1)  # the tokens of its prompt and who knows how many
+
+        def _follow(self, pending_request: Any, request_id: str) -> None:
+            """Note the end of a request that is cancelled while it waits: nothing else tells."""
+
+            def done(future: Any) -> None:
+                if future.cancelled():
+                    self.chooser.completed(request_id, 0)
+
+            pending_request.future.add_done_callback(done)
 
         def _take_in(self, replicas: Mapping[str, Any]) -> None:
             for name, replica in replicas.items():

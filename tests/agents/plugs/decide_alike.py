@@ -79,7 +79,10 @@ def plugs_of(folder, num_instances):
         SimpleNamespace(replica_id=SimpleNamespace(unique_id=name), routing_stats={}) for name in names
     ]
     pending = SimpleNamespace(
-        args=[BODY], kwargs={}, metadata=SimpleNamespace(internal_request_id="one", session_id="")
+        args=[BODY],
+        kwargs={},
+        metadata=SimpleNamespace(internal_request_id="one", session_id=""),
+        future=SimpleNamespace(add_done_callback=lambda _: None),
     )
 
     def by_ray():

@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import pickle
 import sys
+from concurrent.futures import Future
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
@@ -56,7 +57,7 @@ def replica(name, stats=None):
 
 def pending(request_id, *arguments, session_id="", **named):
     metadata = SimpleNamespace(internal_request_id=request_id, session_id=session_id)
-    return SimpleNamespace(args=list(arguments), kwargs=named, metadata=metadata)
+    return SimpleNamespace(args=list(arguments), kwargs=named, metadata=metadata, future=Future())
 
 
 def choose(router, replicas, request):
@@ -103,6 +104,17 @@ def test_a_replica_that_was_full(router):
     assert router.chooser.view._instances[other].num_prefill_tokens == 1000
     router.on_request_completed(SimpleNamespace(unique_id=other), "one")
     assert router.chooser.view.num_in_flight(other) == 0
+
+
+def test_a_request_that_is_cancelled_while_it_waits(router):
+    cancelled, routed = pending("one", "text"), pending("two", "text")
+    for _ in range(3):  # asked again while all are full
+        choose(router, [replica("a")], cancelled)
+        choose(router, [replica("a")], routed)
+    routed.future.set_result(None)
+    assert router.chooser.view.num_in_flight("a") == 2
+    cancelled.future.cancel()
+    assert router.chooser.view.num_in_flight("a") == 1
 
 
 def test_no_replicas_and_no_request(router):

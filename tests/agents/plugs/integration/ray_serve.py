@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 
 import numpy as np
 import ray
@@ -46,6 +47,15 @@ async def call(handle, number):
     return await handle.remote(body)
 
 
+async def cancelled(handle):
+    """Requests of which most are cancelled, running or waiting."""
+    answers = [handle.remote({"prompt": "x" * 300}) for _ in range(30)]
+    await asyncio.sleep(0.01)
+    for answer in answers[3:]:
+        answer.cancel()
+    return await asyncio.gather(*answers, return_exceptions=True)
+
+
 async def calls(handle):
     found = []
     for first in range(0, NUM_CALLS, 12):
@@ -76,6 +86,9 @@ def main():
         found = asyncio.run(calls(handle))
         assert len(found) == NUM_CALLS
         assert len(set(found)) > 1, "all went to one replica"
+        found = asyncio.run(cancelled(handle))
+        assert sum(isinstance(each, BaseException) for each in found) > 9, found
+        time.sleep(1.0)
         check(seen, NUM_CALLS)
         (chooser,) = choosers
         counters = chooser.counters()
