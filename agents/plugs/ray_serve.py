@@ -115,7 +115,9 @@ def _make_class() -> Any:
                 if future.cancelled():
                     self.chooser.completed(request_id, 0)
 
-            pending_request.future.add_done_callback(done)
+            future = getattr(pending_request, "future", None)
+            if future is not None:
+                future.add_done_callback(done)
 
         def _take_in(self, replicas: Mapping[str, Any]) -> None:
             for name, replica in replicas.items():
