@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness bench bench-live bench-peers bench-router parity lint types clean
+.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness bench bench-live bench-peers bench-router parity plugs lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -123,6 +123,9 @@ bench-router: $(VENV)/.installed  ## Compare what routers cost, ours and others,
 bench-peers: $(VENV)/.installed  ## Compare speed with other simulators, each in an environment of its own.
 	$(BIN)/python -m tests.benchmarks.bench_peers
 
+plugs: $(VENV)/.installed  ## Run other routers with a bundle's plugs, each in an environment of its own.
+	$(BIN)/python -m tests.agents.plugs.integration.run
+
 lint: $(VENV)/.installed  ## Check style and docstrings.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -131,4 +134,4 @@ types: $(VENV)/.installed  ## Check types.
 	$(BIN)/mypy
 
 clean:  ## Remove the environment and the caches.
-	rm -rf $(VENV) .venv-vllm .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-vllm .venv-peers .venv-plugs-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
