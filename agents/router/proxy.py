@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Awaitable
@@ -115,12 +116,12 @@ class Proxy:
             return _error(status, error.kind, str(error), request_id)
         except TimeoutError:
             call.lose(DEADLINE)
+            what = f"no answer within {self.settings.request_timeout_s:g} s"
             if call.response is not None:
-                _break_off(request)
+                await _break_off(request, call.response, "timeout_error", what)
                 return call.response
             status = 504
-            within = f"{self.settings.request_timeout_s:g} s"
-            return _error(status, "timeout_error", f"no answer within {within}", request_id)
+            return _error(status, "timeout_error", what, request_id)
         except (asyncio.CancelledError, ConnectionError):
             call.lose("client has gone")
             raise
@@ -178,7 +179,7 @@ class _Call:
                 self.ticket = None
                 if self.response is not None:
                     proxy.counts["num_broken_off"] += 1
-                    _break_off(self.request)
+                    await _break_off(self.request, self.response, "bad_gateway_error", self.failure)
                     return self.response
                 tried.append(ticket.instance)
                 if len(tried) > settings.num_retries:
@@ -298,18 +299,28 @@ class _Call:
             raise asyncio.CancelledError from None
 
 
-def _break_off(request: web.BaseRequest) -> None:
-    """Close a client's connection in the middle of an answer, so that it does not take it for whole."""
+async def _break_off(request: web.BaseRequest, response: web.StreamResponse, kind: str, message: str) -> None:
+    """Say why a stream ends, as vLLM does, and close the connection without its end.
+
+    So a client that does not read the error does not take the answer for whole.
+    """
+    error = json.dumps(_content(502, kind, message))
+    with contextlib.suppress(ConnectionError):
+        await response.write(f"\n\ndata: {error}\n\n".encode())  # what was begun may be half an event
     if request.transport is not None:
-        request.transport.abort()  # type: ignore[attr-defined]
+        request.transport.close()
 
 
 def _error(status: int, kind: str, message: str, request_id: str = "") -> web.Response:
     """An answer of the router's own, in the form of OpenAI's."""
-    body = {"error": {"message": message, "type": kind, "code": status, "param": None}}
-    response = web.Response(status=status, text=json.dumps(body), content_type="application/json")
+    text = json.dumps(_content(status, kind, message))
+    response = web.Response(status=status, text=text, content_type="application/json")
     if request_id:
         response.headers[REQUEST_ID] = request_id
     if status == 503:
         response.headers["Retry-After"] = "1"
     return response
+
+
+def _content(status: int, kind: str, message: str) -> dict[str, dict[str, str | int | None]]:
+    return {"error": {"message": message, "type": kind, "code": status, "param": None}}

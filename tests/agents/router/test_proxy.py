@@ -157,7 +157,10 @@ def test_a_stream_that_breaks_off_breaks_off_for_the_client_too(fault):
         answer = post(router, body())
         assert answer.status == 200
         assert isinstance(answer.error, aiohttp.ClientPayloadError)
-        assert len(answer.events) == 3
+        assert len(answer.events) == 4
+        error = json.loads(answer.events[-1])["error"]
+        assert error["type"] == "bad_gateway_error"
+        assert error["message"].startswith("instance a: ")
         assert "[DONE]" not in answer.events
         assert sum(len(server.bodies) for server in servers) == 1  # a byte was sent: it is not tried again
         assert router.proxy.counts["num_broken_off"] == 1
