@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness bench bench-live bench-peers bench-router parity plugs lint types clean
+.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness bench bench-live bench-peers bench-router reliability parity plugs lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -113,6 +113,9 @@ bench: $(VENV)/.installed  ## Measure the emulator and the environment on one co
 
 bench-live: $(VENV)/.installed  ## Measure the client of live clusters, against stand-ins for vLLM.
 	$(BIN)/python -m tests.benchmarks.bench_live
+
+reliability: $(VENV)/.installed  ## Kill, hang and restart instances behind the router under 20,000 requests.
+	$(BIN)/python -m tests.benchmarks.check_reliability
 
 parity: $(VENV)/.installed  ## Compare exported policies with those that they were made of (ten minutes).
 	$(BIN)/python -m tests.benchmarks.check_parity
