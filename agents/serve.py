@@ -104,7 +104,8 @@ async def _reload(config: DictConfig, router: Router) -> None:
     """Read endpoints and policy again; what cannot be is told, and left as it is."""
     try:
         await router.fleet.become(_endpoints(config))
-        await router.load(config.policy)
+        if config.policy is not None:
+            await router.load(config.policy)
     except (ValueError, OSError) as error:
         router.log.event("not_reloaded", reason=str(error))
     else:

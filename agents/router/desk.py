@@ -124,21 +124,21 @@ class Desk:
         if self.teach is not None and ttft_s is not None:
             self.teach(_row_of(ticket), ttft_s)
         self.view.completed(ticket.request.request_id, max(num_output_tokens, 1), now_s)
-        self.fleet.ended(ticket.instance, failed=False, is_down=False)
+        self.fleet.served(ticket.instance)
         self.guard.learned(ticket.choice, loss_s, now_s)
 
     def failed(self, ticket: Ticket, is_down: bool) -> None:
         """Note that it failed; ``is_down``: that speaks against the instance."""
         now_s = self.fleet.clock.now_s
         self.view.completed(ticket.request.request_id, 0, now_s)
-        self.fleet.ended(ticket.instance, failed=True, is_down=is_down)
+        self.fleet.failed(ticket.instance, is_down)
         if is_down:
             self.guard.learned(ticket.choice, float("nan"), now_s)
 
     def gave_up(self, ticket: Ticket) -> None:
         """Note that its client has gone: nobody's fault."""
         self.view.completed(ticket.request.request_id, 0, self.fleet.clock.now_s)
-        ticket.instance.num_in_flight -= 1
+        self.fleet.left(ticket.instance)
 
     def _serving(self, model: str) -> NDArray[np.int8]:
         """1 where a model is served, or the instance has not yet said what it serves; ``[max_instances]``."""

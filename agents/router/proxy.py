@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 from collections import Counter
 from collections.abc import Awaitable
@@ -21,6 +22,7 @@ from agents.router.desk import Desk, NoInstanceError, Ticket
 from agents.router.fleet import Instance
 from agents.router.log import Log
 from envs.live.client import NoAnswerError, raise_as_no_answer
+from envs.live.stream import LARGE
 
 ROUTED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 RETRIED_STATUSES = frozenset((500, 502, 503, 504))
@@ -45,7 +47,7 @@ class ProxySettings:
     request_timeout_s: float = 600.0
     """For the whole answer, retries included."""
     first_byte_timeout_s: float = 120.0
-    """For the first byte of an answer from one instance."""
+    """For the first byte of a streamed answer from one instance."""
     token_timeout_s: float = 120.0
     """For each further one of a stream."""
     num_retries: int = 1
@@ -93,6 +95,10 @@ class Proxy:
         """Answer a request."""
         path = request.path
         if path in ROUTED and request.method == "POST":
+            if self.is_draining:
+                response = _error(503, "overloaded_error", "this router is ending; ask another")
+                response.force_close()
+                return response
             return await self._routed(request, path)
         if path == "/v1/models" and request.method == "GET":
             return self._models()
@@ -226,7 +232,10 @@ class _Call:
 
     async def _attempt(self, ticket: Ticket, body: bytes, is_last: bool) -> web.StreamResponse:
         """Send it to one instance and pass its answer on. Raises ``NoAnswerError`` where there is none."""
-        within_s = self.proxy.settings.first_byte_timeout_s
+        assert self.asked is not None
+        settings = self.proxy.settings
+        # Of an answer in one piece the first byte comes with the last.
+        within_s = settings.first_byte_timeout_s if self.asked.is_stream else settings.request_timeout_s
         try:
             async with asyncio.timeout(within_s) as timer:
                 try:
@@ -244,7 +253,7 @@ class _Call:
                     raise_as_no_answer(error, "no connection in time")
         except TimeoutError:
             if self.response is not None:
-                within_s = self.proxy.settings.token_timeout_s
+                within_s = settings.token_timeout_s
             raise NoAnswerError(f"no byte for {within_s:g} s") from None
 
     async def _send(self, ticket: Ticket, body: bytes) -> aiohttp.ClientResponse:
@@ -254,8 +263,9 @@ class _Call:
         if endpoint.api_key_env is not None:
             passed.popall("Authorization", None)  # the session has the instance's
         session = ticket.instance.client.session
+        data = io.BytesIO(body) if len(body) >= LARGE else body
         return await session.post(
-            endpoint.url + request.path_qs, data=body, headers=passed, allow_redirects=False
+            endpoint.url + request.path_qs, data=data, headers=passed, allow_redirects=False
         )
 
     async def _stream(
@@ -288,7 +298,6 @@ class _Call:
         desk.served(ticket, meter.num_output_tokens, None)
         self.ticket = None
         passed = headers.to_client(answer.headers.items())
-        passed.popall("Content-Length", None)
         return web.Response(status=answer.status, headers=passed, body=data)
 
     async def _to_client(self, writing: Awaitable[object]) -> None:

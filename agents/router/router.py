@@ -158,11 +158,11 @@ class Router:
     async def stop(self) -> None:
         """Take nothing new, finish what is under way for up to ``drain_s``, then end everything."""
         self.state = "draining"
+        self.proxy.is_draining = True
         self.log.event("draining", num_in_flight=self.proxy.num_in_flight)
         if self._runner is not None:
             for site in list(self._runner.sites):
                 await site.stop()
-            self.proxy.is_draining = True
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.drain_s):
                     while self.proxy.num_in_flight:

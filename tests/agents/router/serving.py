@@ -1,6 +1,7 @@
 """A router in a thread of its own, and what clients do to it."""
 
 import asyncio
+import io
 import json
 import threading
 from concurrent.futures import Future
@@ -88,7 +89,7 @@ class Answer:
 
 
 async def ask(session, url, content, path="/v1/completions", headers=None):
-    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    data = content if isinstance(content, bytes | io.BytesIO) else json.dumps(content).encode()
     headers = {"Content-Type": "application/json", **(headers or {})}
     got = b""
     try:
