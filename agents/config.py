@@ -102,6 +102,7 @@ class ServeConfig:
     endpoints: Any = None
     heuristic: Any = MISSING
     learning: Any = None
+    record: Optional[str] = None  # noqa: UP045
     admin: Any = MISSING
     router: Any = MISSING
 

@@ -26,6 +26,7 @@ from agents.router.admin import Admin, AdminSettings
 from agents.router.learning import Learning
 from agents.router.log import Log
 from agents.router.router import Router, RouterSettings
+from agents.router.tape import TapeSettings
 from agents.router.trainer import teachable
 from agents.router.warm import warm
 from conf.build import ConfigError, build
@@ -42,7 +43,8 @@ def make_router(config: DictConfig) -> Router:
     if is_learned(heuristic):
         raise ConfigError("heuristic: it learns; give a rule, and the bundle of what was learned as policy=")
     settings: RouterSettings = build(config.router, "router")
-    return Router(settings, _endpoints(config), policy, heuristic, _learning(config, settings))
+    tape = None if config.record is None else TapeSettings(config.record)
+    return Router(settings, _endpoints(config), policy, heuristic, _learning(config, settings), tape)
 
 
 def _endpoints(config: DictConfig) -> dict[str, Endpoint]:

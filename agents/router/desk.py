@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import nan
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,29 @@ class Ticket(NamedTuple):
     sent_at_s: float
 
 
+class Ending(NamedTuple):
+    """What became of a request at an instance."""
+
+    at_s: float
+    num_output_tokens: int
+    ttft_s: float
+    """NaN where its first token was not told of."""
+    failure: str = ""
+    is_retried: bool = False
+
+
+class Tells(Protocol):
+    """Who is told of decisions and what came of them."""
+
+    def decided(self, ticket: Ticket) -> None:
+        """Called with each decision."""
+        ...
+
+    def ended(self, ticket: Ticket, ending: Ending) -> None:
+        """Called when it is known what came of it."""
+        ...
+
+
 class Desk:
     """Decides where requests go, and keeps count of them.
 
@@ -52,6 +76,7 @@ class Desk:
         self.fleet, self.guard = fleet, guard
         self.teach: Callable[[NDArray[np.float32], float], None] | None = None
         """Told the encoded row of each instance that was chosen, and the TTFT that followed."""
+        self.tape: Tells | None = None
         index = PrefixIndex(fleet.max_instances, BLOCK_SIZE, capacity=prefix_capacity)
         self.view = RouterView([UNKNOWN] * fleet.max_instances, fleet.max_instances, index)
         self.timings = Timings()
@@ -111,7 +136,10 @@ class Desk:
         self.timings.add(perf_counter() - began_s)
         instance = self.fleet[choice.instance]
         self.fleet.began(instance)
-        return Ticket(request, instance, choice, observation, now_s)
+        ticket = Ticket(request, instance, choice, observation, now_s)
+        if self.tape is not None:
+            self.tape.decided(ticket)
+        return ticket
 
     def first_token(self, ticket: Ticket) -> None:
         """Note that its first token came."""
@@ -125,19 +153,27 @@ class Desk:
             self.teach(_row_of(ticket), ttft_s)
         self.view.completed(ticket.request.request_id, max(num_output_tokens, 1), now_s)
         self.fleet.served(ticket.instance)
+        if self.tape is not None:
+            told_s = nan if ttft_s is None else ttft_s
+            self.tape.ended(ticket, Ending(now_s, max(num_output_tokens, 1), told_s))
         self.guard.learned(ticket.choice, loss_s, now_s)
 
-    def failed(self, ticket: Ticket, is_down: bool) -> None:
+    def failed(self, ticket: Ticket, is_down: bool, why: str, is_retried: bool = False) -> None:
         """Note that it failed; ``is_down``: that speaks against the instance."""
         now_s = self.fleet.clock.now_s
         self.view.completed(ticket.request.request_id, 0, now_s)
         self.fleet.failed(ticket.instance, is_down)
+        if self.tape is not None:
+            self.tape.ended(ticket, Ending(now_s, 0, nan, why, is_retried))
         if is_down:
             self.guard.learned(ticket.choice, float("nan"), now_s)
 
     def gave_up(self, ticket: Ticket) -> None:
         """Note that its client has gone: nobody's fault."""
-        self.view.completed(ticket.request.request_id, 0, self.fleet.clock.now_s)
+        now_s = self.fleet.clock.now_s
+        self.view.completed(ticket.request.request_id, 0, now_s)
+        if self.tape is not None:
+            self.tape.ended(ticket, Ending(now_s, 0, nan, "client has gone"))
         self.fleet.left(ticket.instance)
 
     def _serving(self, model: str) -> NDArray[np.int8]:

@@ -181,7 +181,8 @@ class _Call:
             except NoAnswerError as error:
                 self.failure = f"instance {self.instance_name}: {error}"
                 proxy.desk.fleet.notices.note(self.instance_name, str(error))
-                proxy.desk.failed(ticket, error.is_down)
+                is_retried = self.response is None and len(tried) < settings.num_retries
+                proxy.desk.failed(ticket, error.is_down, str(error), is_retried)
                 self.ticket = None
                 if self.response is not None:
                     proxy.counts["num_broken_off"] += 1
@@ -198,7 +199,7 @@ class _Call:
             return
         self.failure = self.failure or why
         if why == DEADLINE:
-            self.proxy.desk.failed(self.ticket, is_down=self.response is None)
+            self.proxy.desk.failed(self.ticket, self.response is None, why)
         else:
             self.proxy.desk.gave_up(self.ticket)
         self.ticket = None

@@ -28,6 +28,7 @@ from agents.router.guard import Guard, GuardSettings
 from agents.router.learning import Learning
 from agents.router.log import Log, Which
 from agents.router.proxy import Proxy, ProxySettings
+from agents.router.tape import Tape, TapeSettings
 from envs.live.clock import Clock
 from envs.live.endpoint import Endpoint
 from envs.live.limits import Limits
@@ -77,6 +78,7 @@ class Router:
         policy: An exported policy; None: the heuristic decides.
         heuristic: What decides where the policy may not.
         learning: Where what requests took is learned from.
+        tape: Where decisions are recorded.
 
     Raises:
         ValueError: The endpoints cannot be.
@@ -89,6 +91,7 @@ class Router:
         policy: BundlePolicy | None,
         heuristic: Policy,
         learning: Learning | None = None,
+        tape: TapeSettings | None = None,
     ) -> None:
         check(endpoints, settings.max_instances)
         self.settings, self._endpoints = settings, dict(endpoints)
@@ -109,6 +112,11 @@ class Router:
         self.learning = learning
         if learning is not None:
             learning.adopt, self.desk.teach = guard.swap, learning.teach
+        self._tape: Tape | None = None
+        if tape is not None:
+            version = "heuristic" if policy is None else f"{policy.name}@{policy.version}"
+            self._tape = Tape(tape, settings.max_instances, version, self.log, settings.seed or 0)
+            self.desk.tape = self._tape
         self.proxy = Proxy(self.desk, settings.proxy, settings.identity, self.log)
         self._registry = registry_of(self.proxy)
         self._logging: asyncio.Task[None] | None = None
@@ -170,6 +178,8 @@ class Router:
             self.log.event("stopped", num_cut_off=self.proxy.num_in_flight)
             await self._runner.cleanup()
         await self.fleet.close()
+        if self._tape is not None:
+            await asyncio.to_thread(self._tape.close)
         if self.learning is not None:
             await self.learning.stop()
         if self._logging is not None:

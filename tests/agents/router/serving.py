@@ -28,7 +28,7 @@ def endpoints(servers):
 
 
 @contextmanager
-def serving(servers, policy=None, heuristic=None, learning=None, **settings):
+def serving(servers, policy=None, heuristic=None, learning=None, tape=None, **settings):
     """A router before some fakes; fields of ``RouterSettings`` are replaced."""
     warm()
     begun, loop_of = Future(), {}
@@ -36,7 +36,7 @@ def serving(servers, policy=None, heuristic=None, learning=None, **settings):
     async def run():
         loop_of["loop"], loop_of["stop"] = asyncio.get_running_loop(), asyncio.Event()
         rule = heuristic or RoundRobin()
-        router = Router(replace(SETTINGS, **settings), endpoints(servers), policy, rule, learning)
+        router = Router(replace(SETTINGS, **settings), endpoints(servers), policy, rule, learning, tape)
         try:
             await router.start()
         except BaseException as error:

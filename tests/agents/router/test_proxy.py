@@ -109,6 +109,7 @@ def serving_heuristic():
     return RoundRobin()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the fake's own sockets
 @pytest.mark.parametrize("fault", ["500", "503", "refuse_stream", "not_http", "hang"])
 def test_what_has_not_sent_a_byte_is_tried_elsewhere(fault):
     with fakes(2) as servers, serving(servers, proxy=QUICK) as router:
