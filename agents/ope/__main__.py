@@ -52,7 +52,6 @@ from agents.run_directory import claim
 from conf.build import ConfigError, build
 
 register()
-register_policy_group()
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
@@ -183,4 +182,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    register_policy_group()  # of this program alone: in another, policy= may be something else
     main()

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
 
 from agents.config import register, register_policy_group
 from agents.evaluate import evaluate as evaluate_by_playing
@@ -19,7 +20,16 @@ from conf.build import ConfigError
 from .recordings import outcome, write
 
 register()
-register_policy_group()
+
+
+@pytest.fixture(autouse=True)
+def _policy_group():
+    """The group is the program's alone; other tests of this process shall not see it."""
+    register_policy_group()
+    yield
+    del ConfigStore.instance().repo["policy"]
+
+
 TINY = [
     "cluster=tiny",
     "workload=generated",

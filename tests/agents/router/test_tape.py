@@ -3,7 +3,7 @@
 import numpy as np
 from hydra import compose, initialize_config_module
 
-from agents.config import register, register_policy_group
+from agents.config import register
 from agents.heuristics.random import Random
 from agents.ope.__main__ import evaluate
 from agents.router.proxy import ProxySettings
@@ -50,9 +50,9 @@ def test_other_policies_are_evaluated_on_it(tmp_path):
         for _ in range(10):
             posts(router, [body(max_tokens=1)] * 12)
     register()
-    register_policy_group()
     with initialize_config_module("conf", version_base="1.3"):
-        overrides = [f"recording={tmp_path / 't'}", "policy=least_in_flight", f"directory={tmp_path / 'ope'}"]
+        overrides = [f"recording={tmp_path / 't'}", f"directory={tmp_path / 'ope'}"]
+        overrides.append("+agent@policies.least_in_flight=least_in_flight")
         told = evaluate(compose("ope", overrides))
     assert told["num_decisions"] == 120
     assert told["policies"]["least_in_flight"]["dr"]["value"] > 0
