@@ -8,49 +8,24 @@ It listens as an OpenAI-compatible server. SIGTERM or Ctrl-C: it takes nothing n
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import sys
-from typing import Any
-
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from agents.config import register
-from agents.defences.defence import is_learned
-from agents.export import bundle
 from agents.program import program
+from agents.router.program import parts_of, run
 from agents.router.router import Router, RouterSettings
 from agents.router.warm import warm
-from conf.build import ConfigError, build
-from envs.live.fleet import endpoints_of
+from conf.build import build
 
 register()
 
 
 def make_router(config: DictConfig) -> Router:
     """The router that the config describes. Raises ``ValueError`` naming what cannot be."""
-    policy = None if config.policy is None else bundle.load(config.policy)
-    heuristic = build(config.heuristic, "heuristic")
-    if is_learned(heuristic):
-        raise ConfigError("heuristic: it learns; give a rule, and the bundle of what was learned as policy=")
-    if config.endpoints is None:
-        raise ConfigError("endpoints: null; give a file that names servers, or {NAME: {url: ...}, ...}")
-    given: Any = config.endpoints
-    endpoints = endpoints_of(OmegaConf.to_container(given) if OmegaConf.is_config(given) else given)  # type: ignore[arg-type]
+    parts = parts_of(config)
     settings: RouterSettings = build(config.router, "router")
-    return Router(settings, {endpoint.name: endpoint for endpoint in endpoints}, policy, heuristic)
-
-
-async def serve(router: Router) -> None:
-    """Run it until SIGTERM or SIGINT."""
-    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    await router.start()
-    print(f"routing at {router.url}; Ctrl-C ends it", flush=True)
-    await stopped.wait()
-    await router.stop()
+    return Router(settings, parts.endpoints, parts.policy, parts.heuristic)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="serve")
@@ -59,17 +34,7 @@ def main(config: DictConfig) -> None:
     with program("agents.serve"):
         router = make_router(config)
         warm()
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(router))
-
-
-def _loop_factory() -> Any:
-    try:
-        import uvloop
-    except ImportError:
-        print("agents.serve: uvloop is not installed, routing is slower without", file=sys.stderr)
-        return None
-    return uvloop.new_event_loop
+        run(router, "agents.serve")
 
 
 if __name__ == "__main__":
