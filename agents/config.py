@@ -101,6 +101,16 @@ class ServeConfig:
     router: Any = MISSING
 
 
+@dataclass
+class PickerConfig:
+    """``conf/picker.yaml``."""
+
+    policy: Optional[str] = None  # noqa: UP045
+    endpoints: Any = None
+    heuristic: Any = MISSING
+    picker: Any = MISSING
+
+
 def register() -> None:
     """Make the schemas known to Hydra under the names that the YAML files use."""
     store = ConfigStore.instance()
@@ -109,3 +119,4 @@ def register() -> None:
     store.store(name="fidelity_schema", node=FidelityConfig)
     store.store(name="export_schema", node=ExportConfig)
     store.store(name="serve_schema", node=ServeConfig)
+    store.store(name="picker_schema", node=PickerConfig)
