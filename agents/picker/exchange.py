@@ -75,6 +75,8 @@ class Exchange:
         self._call.end()
 
     def _request_headers(self, message: Any) -> Iterable[bytes]:
+        if self._call is not None:
+            raise _out_of_order()
         messages, (headers, is_all) = self._messages, self._messages.head(message.request_headers)
         modes = self._modes = messages.modes(message)
         method, path = headers.get(":method", ""), headers.get(":path", "")
@@ -142,7 +144,8 @@ class Exchange:
             raise RefusedError(413, "invalid_request_error", f"the body has more than {most} bytes")
 
     def _pick(self) -> str:
-        assert self._call is not None
+        if self._call is None or self._is_picked:
+            raise _out_of_order()
         self._is_picked = True
         return ",".join(self._call.pick(b"".join(self._parts)))
 
@@ -162,3 +165,8 @@ class Exchange:
             for _ in self._parts:
                 yield messages.body_passed["request"]
         self._parts = []
+
+
+def _out_of_order() -> RefusedError:
+    what = "a request's headers must come first, and once: set the filter's request_header_mode to SEND"
+    return RefusedError(500, "configuration_error", what)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -44,6 +45,8 @@ class PickerSettings(CommonSettings):
     port: int = 9002
     admin_host: str = "127.0.0.1"
     admin_port: int = 9090
+    certificate: str | None = None
+    private_key: str | None = None
     notice_s: float = 1.0
     calls: CallSettings = field(default_factory=CallSettings)
 
@@ -53,6 +56,10 @@ class PickerSettings(CommonSettings):
         if not 0 <= self.admin_port < 65536:
             raise ValueError(
                 f"admin_port is {self.admin_port}, it must be in [0, 65535]; 0: any that is free"
+            )
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError(
+                "certificate and private_key are two files that go together: give both or neither"
             )
         if not 0.0 <= self.notice_s < float("inf"):
             raise ValueError(f"notice_s is {self.notice_s}, it must be a number of seconds, 0 or more")
@@ -169,10 +176,15 @@ class Picker:
         self._health = health.aio.HealthServicer()
         await self._say(is_serving=True)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        address = f"{settings.host}:{settings.port}"
         try:
-            self.port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
+            if settings.certificate is None or settings.private_key is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                pair = Path(settings.private_key).read_bytes(), Path(settings.certificate).read_bytes()
+                self.port = self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
         except RuntimeError as error:
-            raise OSError(f"{settings.host}:{settings.port}: address already in use ({error})") from error
+            raise OSError(f"cannot listen at {address}: {error}") from error
         await self._server.start()
 
     async def _say(self, is_serving: bool) -> None:

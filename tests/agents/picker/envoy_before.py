@@ -165,13 +165,26 @@ def binary():
 def envoy_before(folder, picker_port, cluster, mode=FULL_DUPLEX, **more):
     """Envoy, ready; its url."""
     port = free_port()
-    file = Path(folder) / f"envoy-{port}.json"
-    file.write_text(json.dumps(config(port, picker_port, cluster, mode, **more)))
-    log = Path(folder) / f"envoy-{port}.log"
-    options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "--log-path", str(log)]
-    with subprocess.Popen(
-        [str(binary()), "-c", str(file), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    with running(folder, json.dumps(config(port, picker_port, cluster, mode, **more)), "json", port) as url:
+        yield url
+
+
+@contextmanager
+def running(folder, text, form, port):
+    """Envoy with a configuration, ready; its url."""
+    file, log = Path(folder) / f"envoy-{port}.{form}", Path(folder) / f"envoy-{port}.log"
+    file.write_text(text)
+    options = [
+        "--concurrency",
+        "1",
+        "--disable-hot-restart",
+        "--log-level",
+        "warning",
+        "--log-path",
+        str(log),
+    ]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([str(binary()), "-c", str(file), *options], **quiet) as process:
         try:
             assert soon(lambda: listens(port) or process.poll() is not None), log.read_text()
             assert process.poll() is None, log.read_text()

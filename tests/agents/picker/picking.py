@@ -34,7 +34,9 @@ def picking(servers, policy=None, heuristic=None, **settings):
     async def run():
         loop_of["loop"], loop_of["stop"] = asyncio.get_running_loop(), asyncio.Event()
         try:
-            picker = Picker(replace(SETTINGS, **settings), endpoints(servers), policy, heuristic or RoundRobin())
+            picker = Picker(
+                replace(SETTINGS, **settings), endpoints(servers), policy, heuristic or RoundRobin()
+            )
             await picker.start()
         except BaseException as error:
             begun.set_exception(error)
