@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from agents.heuristics.round_robin import RoundRobin
@@ -40,7 +40,7 @@ def picking(servers, policy=None, heuristic=None, **settings):
             await picker.start()
         except BaseException as error:
             begun.set_exception(error)
-            raise
+            return
         picker.stop_soon = lambda: loop_of["loop"].call_soon_threadsafe(loop_of["stop"].set)
         begun.set_result(picker)
         await loop_of["stop"].wait()
@@ -54,7 +54,7 @@ def picking(servers, policy=None, heuristic=None, **settings):
         assert soon(lambda: all(each.models or not each.health.is_up for each in fleet))
         yield picker
     finally:
-        if thread.is_alive():
+        with suppress(RuntimeError):  # it has ended
             loop_of["loop"].call_soon_threadsafe(loop_of["stop"].set)
         thread.join(timeout=30)
         assert not thread.is_alive()
