@@ -57,7 +57,7 @@ class Exchange:
 
     def take(self, message: Any) -> list[bytes]:
         """Take in a ``ProcessingRequest``; return what to reply, which may be nothing yet."""
-        kind = message.WhichOneof("request")
+        kind = message.WhichOneof("kind")
         try:
             return list(self._takes[kind](message)) if kind is not None else []
         except RefusedError as error:

