@@ -5,7 +5,7 @@ r"""``python -m agents.picker``: tell a gateway where requests go, by an exporte
 
 It listens for gRPC (``ext_proc`` and health) at ``picker.port``, and for operators (``/healthz``,
 ``/readyz``, ``/metrics``) at ``picker.admin_port``. SIGTERM or Ctrl-C: its health says so, and it finishes
-what it has. Needs ``pip install 'routegym[serve,picker]'``.
+what it has. Needs ``pip install 'routegym[picker]'``.
 
 In Kubernetes, a gateway that conforms to the Gateway API Inference Extension is told of it by::
 

@@ -144,7 +144,7 @@ class Desk:
     def gave_up(self, ticket: Ticket) -> None:
         """Note that its client has gone: nobody's fault."""
         self.view.completed(ticket.request.request_id, 0, self.fleet.clock.now_s)
-        ticket.instance.num_in_flight -= 1
+        self.fleet.dropped(ticket.instance)
 
     def _serving(self, model: str) -> NDArray[np.int8]:
         """1 where a model is served, or the instance has not yet said what it serves; ``[max_instances]``."""

@@ -142,7 +142,6 @@ class Fleet:
 
     def ended(self, instance: Instance, failed: bool, is_down: bool) -> None:
         """Note that it is over; ``is_down``: its failure speaks against the instance."""
-        instance.num_in_flight -= 1
         if failed:
             instance.num_failed += 1
             if is_down:
@@ -151,6 +150,11 @@ class Fleet:
         else:
             instance.num_served += 1
             instance.health.succeeded("request")
+        self.dropped(instance)
+
+    def dropped(self, instance: Instance) -> None:
+        """Note that a request is there no more, and that this says nothing of the instance."""
+        instance.num_in_flight -= 1
         if instance.is_leaving and instance.num_in_flight == 0:
             self._spawn(instance.number, self._remove(instance))
 

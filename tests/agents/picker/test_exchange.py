@@ -14,8 +14,9 @@ from agents.picker.call import CallSettings
 from agents.picker.exchange import Exchange
 from agents.picker.wire import OVERWRITE_IF_EXISTS_OR_ADD, message_classes
 from tests.agents.picker.picking import nothing_under_way, picking
-from tests.agents.router.serving import body
+from tests.agents.router.serving import body, endpoints
 from tests.envs.live.fake_vllm import fakes
+from tests.envs.live.leaks import soon
 
 pb = SimpleNamespace(**message_classes())
 MODES = {"NONE": 0, "STREAMED": 1, "BUFFERED": 2, "BUFFERED_PARTIAL": 3, "FULL_DUPLEX_STREAMED": 4}
@@ -339,6 +340,31 @@ def test_beyond_the_bounds_it_is_429():
         assert (statuses, counted) == ([0, 0, 429, 429], [1, 1])
         assert picker.calls.statuses == {499: 2, 429: 2}
         assert nothing_under_way(picker)
+
+
+def test_one_that_leaves_keeps_what_it_has_and_gets_nothing_new():
+    with fakes(2) as servers, picking(servers) as picker:
+        both = endpoints(servers)
+
+        async def run():
+            exchange = Exchange(picker.calls, picker._messages)
+            gone = addresses(picker)[0]
+            exchange.take(request_headers(subset=[gone]))
+            exchange.take(request_body(asks()))
+            await picker.desk.fleet.become({"b": both["b"]})
+            left = len(list(picker.desk.fleet))
+            other = Exchange(picker.calls, picker._messages)
+            other.take(request_headers(subset=[gone]))
+            (said,) = other.take(request_body(asks()))
+            for each in (other, exchange):  # the client does not wait any longer
+                each.end()
+            return left, pb.ProcessingResponse.FromString(said).immediate_response.status.code
+
+        told = asyncio.run_coroutine_threadsafe(run(), picker._logging.get_loop()).result(30)
+        assert told == (2, 503)
+        assert soon(lambda: [each.endpoint.name for each in picker.desk.fleet] == ["b"])
+        *_, said = replies(picker, request_headers(), request_body(asks()))
+        assert where(said[0]) == addresses(picker)[0] == f"127.0.0.1:{servers[1].port}"
 
 
 @pytest.mark.parametrize(
