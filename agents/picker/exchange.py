@@ -158,9 +158,7 @@ class Exchange:
             return
         yield messages.headers_picked(where)
         if mode == FULL_DUPLEX:
-            parts = self._parts or [b""]
-            for number, part in enumerate(parts, 1):
-                yield from messages.streamed("request", part, number == len(parts) and not has_trailers)
+            yield from messages.streamed("request", b"".join(self._parts), is_last=not has_trailers)
         else:
             for _ in self._parts:
                 yield messages.body_passed["request"]
