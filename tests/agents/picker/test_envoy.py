@@ -4,6 +4,7 @@ import asyncio
 import json
 import textwrap
 import time
+from collections import Counter
 from io import BytesIO
 
 import aiohttp
@@ -404,7 +405,7 @@ def folder(tmp_path_factory):
 
 
 def test_what_is_picked_is_what_the_bundle_decides_on_what_the_desk_saw(folder, tmp_path, monkeypatch):
-    """1,200 requests, of which the policy decided about nearly all, in the range of its training or not."""
+    """1,200 requests, in the range of its training or not; the last 400 may not go to its favourite."""
     trust = GuardSettings(holdout=0.0, check_range=False, max_decision_s=0.5)
     rng = np.random.default_rng(3)
     with (
@@ -419,7 +420,11 @@ def test_what_is_picked_is_what_the_bundle_decides_on_what_the_desk_saw(folder, 
             body(max_tokens=2, prompt=shared[number % 4][: int(length)], user=str(number))
             for number, length in enumerate(lengths)
         ]
-        assert {answer.status for answer in posts(url, contents)} == {200}
+        assert {answer.status for answer in posts(url, contents[:800])} == {200}
+        favourite = Counter(ticket.instance.number for ticket in tickets).most_common(1)[0][0]
+        others = [f"127.0.0.1:{each.port}" for number, each in enumerate(servers) if number != favourite]
+        hint = {HINT: ",".join(others)}
+        assert {answer.status for answer in posts(url, contents[800:], headers=hint)} == {200}
         assert soon(lambda: nothing_under_way(picker))
         reference = bundle.load(folder)
         reference.reset(np.random.default_rng(9))
@@ -428,7 +433,7 @@ def test_what_is_picked_is_what_the_bundle_decides_on_what_the_desk_saw(folder, 
         ours = [ticket.instance.number for ticket in decided]
         theirs = [reference.act(ticket.observation).instance for ticket in decided]
         assert ours == theirs
-        assert len(set(ours)) == 3
+        assert len(set(ours)) > 1
         got = {int(each["user"]): number for number, server in enumerate(servers) for each in server.bodies}
         assert len(got) == 1200
         counts = np.bincount([ticket.instance.number for ticket in tickets], minlength=3)
