@@ -126,6 +126,16 @@ class OpeConfig:
     seed: int = MISSING
 
 
+@dataclass
+class PickerConfig:
+    """``conf/picker.yaml``."""
+
+    policy: Optional[str] = None  # noqa: UP045
+    endpoints: Any = None
+    heuristic: Any = MISSING
+    picker: Any = MISSING
+
+
 def register() -> None:
     """Make the schemas known to Hydra under the names that the YAML files use."""
     store = ConfigStore.instance()
@@ -135,6 +145,7 @@ def register() -> None:
     store.store(name="export_schema", node=ExportConfig)
     store.store(name="serve_schema", node=ServeConfig)
     store.store(name="ope_schema", node=OpeConfig)
+    store.store(name="picker_schema", node=PickerConfig)
 
 
 def register_policy_group() -> None:

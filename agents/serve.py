@@ -12,47 +12,33 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from agents.config import register
-from agents.defences.defence import is_learned
-from agents.export import bundle
 from agents.program import program
 from agents.router.admin import Admin, AdminSettings
 from agents.router.learning import Learning
 from agents.router.log import Log
+from agents.router.program import endpoints_named, loop_factory, parts_of
 from agents.router.router import Router, RouterSettings
 from agents.router.tape import TapeSettings
 from agents.router.trainer import teachable
 from agents.router.warm import warm
-from conf.build import ConfigError, build
-from envs.live.endpoint import Endpoint
-from envs.live.fleet import endpoints_of
+from conf.build import build
 
 register()
 
 
 def make_router(config: DictConfig) -> Router:
     """The router that the config describes. Raises ``ValueError`` naming what cannot be."""
-    policy = None if config.policy is None else bundle.load(config.policy)
-    heuristic = build(config.heuristic, "heuristic")
-    if is_learned(heuristic):
-        raise ConfigError("heuristic: it learns; give a rule, and the bundle of what was learned as policy=")
+    parts = parts_of(config)
     settings: RouterSettings = build(config.router, "router")
+    learning = _learning(config, settings)
     tape = None if config.record is None else TapeSettings(config.record)
-    return Router(settings, _endpoints(config), policy, heuristic, _learning(config, settings), tape)
-
-
-def _endpoints(config: DictConfig) -> dict[str, Endpoint]:
-    given: Any = config.endpoints
-    if given is None:
-        raise ConfigError("endpoints: null; give a file that names servers, or {NAME: {url: ...}, ...}")
-    plain: Any = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
-    return {endpoint.name: endpoint for endpoint in endpoints_of(plain)}
+    return Router(settings, parts.endpoints, parts.policy, parts.heuristic, learning, tape)
 
 
 def _learning(config: DictConfig, settings: RouterSettings) -> Learning | None:
@@ -105,7 +91,7 @@ async def serve(config: DictConfig, router: Router, admin: AdminSettings) -> Non
 async def _reload(config: DictConfig, router: Router) -> None:
     """Read endpoints and policy again; what cannot be is told, and left as it is."""
     try:
-        await router.fleet.become(_endpoints(config))
+        await router.fleet.become(endpoints_named(config))
         if config.policy is not None:
             await router.load(config.policy)
     except (ValueError, OSError) as error:
@@ -120,17 +106,8 @@ def main(config: DictConfig) -> None:
     with program("agents.serve"):
         router, admin = make_router(config), build(config.admin, "admin")
         warm()
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory("agents.serve")) as runner:
             runner.run(serve(config, router, admin))
-
-
-def _loop_factory() -> Any:
-    try:
-        import uvloop
-    except ImportError:
-        print("agents.serve: uvloop is not installed, routing is slower without", file=sys.stderr)
-        return None
-    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":

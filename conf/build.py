@@ -8,6 +8,7 @@ would also turn dataclasses nested in a node into configs.)
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import types
 import typing
@@ -55,7 +56,9 @@ def _call(target: str, arguments: dict[str, Any], path: str, given: Mapping[str,
     except Exception as error:
         raise ConfigError(f"{path}._target_: cannot import {target!r}: {error}") from error
     parameters = inspect.signature(function).parameters
-    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    is_plain = inspect.isclass(function) and not dataclasses.is_dataclass(function)
+    # A dataclass's own hints: its __init__ names them as strings, those of a base as that one's module does.
+    hints = typing.get_type_hints(function.__init__ if is_plain else function)
     for key, value in arguments.items():
         if key not in parameters:
             near = get_close_matches(key, parameters, n=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import nan
 from time import perf_counter
 from typing import NamedTuple, Protocol
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from agents.router.asked import BLOCK_SIZE, Asked
 from agents.router.fleet import UNKNOWN, Fleet, Instance
 from agents.router.guard import Choice, Guard
+from agents.router.refused import RefusedError
 from agents.router.timings import Timings
 from envs.cluster import Request
 from envs.observation import Observation, encode
@@ -22,12 +24,8 @@ from envs.router_view import RouterView
 _ONE = np.ones(1, np.int8)
 
 
-class NoInstanceError(Exception):
-    """No instance may be sent the request; the message is for the client."""
-
-    def __init__(self, status: int, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.kind = status, kind
+class NoInstanceError(RefusedError):
+    """No instance may be sent the request."""
 
 
 class Ticket(NamedTuple):
@@ -167,6 +165,21 @@ class Desk:
             self.tape.ended(ticket, Ending(now_s, 0, nan, why, is_retried))
         if is_down:
             self.guard.learned(ticket.choice, float("nan"), now_s)
+
+    def moved(self, ticket: Ticket, instance: Instance) -> Ticket:
+        """Note that another one had to take it: where it was sent it failed. Nothing is learned of this one.
+
+        Returns the ticket of its second way.
+        """
+        self.failed(ticket, True, "moved", is_retried=True)
+        now_s = self.fleet.clock.now_s
+        self._num_requests += 1
+        request = replace(ticket.request, request_id=self._num_requests)
+        self.view.look(request, now_s)
+        self.view.sent(request, instance.number, now_s)
+        self.fleet.began(instance)
+        choice = ticket.choice._replace(instance=instance.number, reason="moved")
+        return ticket._replace(request=request, instance=instance, choice=choice, sent_at_s=now_s)
 
     def gave_up(self, ticket: Ticket) -> None:
         """Note that its client has gone: nobody's fault."""

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from agents.router.proxy import Proxy
+from agents.router.desk import Desk
 from agents.router.timings import BOUNDS_S
 
 STATES = ("closed", "half_open", "open")
 
 
+class Front(Protocol):
+    """What takes requests, whatever protocol it speaks."""
+
+    desk: Desk
+    statuses: Counter[int]
+    """Answers by status."""
+    counts: Counter[str]
+    """``num_retries``, ``num_broken_off``."""
+    num_in_flight: int
+
+
 class RouterCollector(Collector):
     """Reads the router's own counts when it is asked, so that counting costs nothing."""
 
-    def __init__(self, proxy: Proxy) -> None:
-        self._proxy = proxy
+    def __init__(self, front: Front) -> None:
+        self._front = front
 
     def collect(self) -> Iterator[Metric]:
         """All metrics."""
-        proxy, desk = self._proxy, self._proxy.desk
+        front, desk = self._front, self._front.desk
         guard = desk.guard
         requests = CounterMetricFamily(
             "routegym_requests", "Requests by status of the answer", labels=["status"]
         )
-        for status, number in sorted(proxy.statuses.items()):
+        for status, number in sorted(front.statuses.items()):
             requests.add_metric([str(status)], number)
         yield requests
         decisions = CounterMetricFamily(
@@ -48,8 +61,8 @@ class RouterCollector(Collector):
         seconds.add_metric([], buckets, desk.timings.sum_s)
         yield seconds
         for name, what in (("num_retries", "Requests sent again"), ("num_broken_off", "Answers broken off")):
-            yield CounterMetricFamily(f"routegym_{name.removeprefix('num_')}", what, value=proxy.counts[name])
-        yield GaugeMetricFamily("routegym_in_flight", "Requests under way", value=proxy.num_in_flight)
+            yield CounterMetricFamily(f"routegym_{name.removeprefix('num_')}", what, value=front.counts[name])
+        yield GaugeMetricFamily("routegym_in_flight", "Requests under way", value=front.num_in_flight)
         yield from self._instances()
         now_s = desk.fleet.clock.now_s
         breaker = GaugeMetricFamily(
@@ -64,7 +77,7 @@ class RouterCollector(Collector):
         yield losses
 
     def _instances(self) -> Iterator[Metric]:
-        fleet, view = self._proxy.desk.fleet, self._proxy.desk.fleet.snapshot()
+        fleet, view = self._front.desk.fleet, self._front.desk.fleet.snapshot()
         columns = {
             "up": "Whether it may be sent requests",
             "in_flight": "Requests that the router has there",
@@ -94,10 +107,10 @@ class RouterCollector(Collector):
         yield failed
 
 
-def registry_of(proxy: Proxy) -> CollectorRegistry:
+def registry_of(front: Front) -> CollectorRegistry:
     """A registry of this router's metrics alone."""
     registry = CollectorRegistry()
-    registry.register(RouterCollector(proxy))
+    registry.register(RouterCollector(front))
     return registry
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import json
 from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from agents.router.asked import Asked, BadRequestError, Identity, asked
 from agents.router.desk import Desk, NoInstanceError, Ticket
 from agents.router.fleet import Instance
 from agents.router.log import Log
+from agents.router.refused import RefusedError
 from envs.live.client import NoAnswerError, raise_as_no_answer
 from envs.live.stream import LARGE
 
@@ -65,14 +65,6 @@ class ProxySettings:
                 raise ValueError(f"proxy.{name} is {getattr(self, name)}, it must be at least {least}")
 
 
-class _AnsweredError(Exception):
-    """An answer of the router's own."""
-
-    def __init__(self, status: int, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.kind = status, kind
-
-
 class Proxy:
     """Handles requests; ``handle`` is what ``aiohttp.web.Server`` calls.
 
@@ -96,15 +88,20 @@ class Proxy:
         path = request.path
         if path in ROUTED and request.method == "POST":
             if self.is_draining:
-                response = _error(503, "overloaded_error", "this router is ending; ask another")
+                response = _answer_of(
+                    RefusedError(503, "overloaded_error", "this router is ending; ask another")
+                )
                 response.force_close()
                 return response
             return await self._routed(request, path)
         if path == "/v1/models" and request.method == "GET":
             return self._models()
         if path in ROUTED or path == "/v1/models":
-            return _error(405, "invalid_request_error", f"{request.method} is not for {path}")
-        return _error(404, "not_found_error", f"there is no {path}; this router has {', '.join(ROUTED)}")
+            return _answer_of(
+                RefusedError(405, "invalid_request_error", f"{request.method} is not for {path}")
+            )
+        message = f"there is no {path}; this router has {', '.join(ROUTED)}"
+        return _answer_of(RefusedError(404, "not_found_error", message))
 
     async def _routed(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         began_s = perf_counter()
@@ -117,9 +114,9 @@ class Proxy:
                 response = await call.answer()
             status = response.status
             return response
-        except _AnsweredError as error:
+        except RefusedError as error:
             status = error.status
-            return _error(status, error.kind, str(error), request_id)
+            return _answer_of(error, request_id)
         except TimeoutError:
             call.lose(DEADLINE)
             what = f"no answer within {self.settings.request_timeout_s:g} s"
@@ -127,7 +124,7 @@ class Proxy:
                 await _break_off(request, call.response, "timeout_error", what)
                 return call.response
             status = 504
-            return _error(status, "timeout_error", what, request_id)
+            return _answer_of(RefusedError(status, "timeout_error", what), request_id)
         except (asyncio.CancelledError, ConnectionError):
             call.lose("client has gone")
             raise
@@ -164,15 +161,15 @@ class _Call:
         try:
             self.asked = asked(self.path, body, self.request.headers, proxy.identity)
         except BadRequestError as error:
-            raise _AnsweredError(400, "invalid_request_error", str(error)) from None
+            raise RefusedError(400, "invalid_request_error", str(error)) from None
         tried: list[Instance] = []
         while True:
             try:
                 ticket = proxy.desk.send(self.asked, self.arrived_at_s, tried)
             except NoInstanceError as error:
                 if tried:
-                    raise _AnsweredError(502, "bad_gateway_error", f"{self.failure}; {error}") from None
-                raise _AnsweredError(error.status, error.kind, str(error)) from None
+                    raise RefusedError(502, "bad_gateway_error", f"{self.failure}; {error}") from None
+                raise
             self.ticket = ticket
             self.num_attempts += 1
             self.instance_name, self.reason = ticket.instance.endpoint.name, ticket.choice.reason
@@ -190,7 +187,7 @@ class _Call:
                     return self.response
                 tried.append(ticket.instance)
                 if len(tried) > settings.num_retries:
-                    raise _AnsweredError(502, "bad_gateway_error", self.failure) from None
+                    raise RefusedError(502, "bad_gateway_error", self.failure) from None
                 proxy.counts["num_retries"] += 1
 
     def lose(self, why: str) -> None:
@@ -206,7 +203,7 @@ class _Call:
 
     async def _body(self) -> bytes:
         request, settings = self.request, self.proxy.settings
-        too_large = _AnsweredError(
+        too_large = RefusedError(
             413, "invalid_request_error", f"the body has more than {settings.max_body_bytes} bytes"
         )
         if (request.content_length or 0) > settings.max_body_bytes:
@@ -225,7 +222,7 @@ class _Call:
                         parts.append(part)
             except TimeoutError:
                 within = f"{settings.body_timeout_s:g} s"
-                raise _AnsweredError(408, "timeout_error", f"the body did not come within {within}") from None
+                raise RefusedError(408, "timeout_error", f"the body did not come within {within}") from None
             body = b"".join(parts)
         if len(body) > settings.max_body_bytes:
             raise too_large
@@ -314,23 +311,13 @@ async def _break_off(request: web.BaseRequest, response: web.StreamResponse, kin
 
     So a client that does not read the error does not take the answer for whole.
     """
-    error = json.dumps(_content(502, kind, message))
+    error = RefusedError(502, kind, message).body
     with contextlib.suppress(ConnectionError):
         await response.write(f"\n\ndata: {error}\n\n".encode())  # what was begun may be half an event
     if request.transport is not None:
         request.transport.close()
 
 
-def _error(status: int, kind: str, message: str, request_id: str = "") -> web.Response:
-    """An answer of the router's own, in the form of OpenAI's."""
-    text = json.dumps(_content(status, kind, message))
-    response = web.Response(status=status, text=text, content_type="application/json")
-    if request_id:
-        response.headers[REQUEST_ID] = request_id
-    if status == 503:
-        response.headers["Retry-After"] = "1"
-    return response
-
-
-def _content(status: int, kind: str, message: str) -> dict[str, dict[str, str | int | None]]:
-    return {"error": {"message": message, "type": kind, "code": status, "param": None}}
+def _answer_of(error: RefusedError, request_id: str = "") -> web.Response:
+    own = {REQUEST_ID: request_id} if request_id else {}
+    return web.Response(status=error.status, text=error.body, headers=error.headers | own)

@@ -1,0 +1,36 @@
+"""What operators ask of a router: whether it is alive, whether it is ready, and its metrics."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from aiohttp import web
+from prometheus_client.registry import CollectorRegistry
+
+from agents.router.exposition import exposition
+from agents.router.fleet import Fleet
+
+State = Literal["starting", "ready", "draining"]
+NAMES = "/healthz, /readyz and /metrics"
+
+
+def is_ready(state: State, fleet: Fleet) -> bool:
+    """Whether requests would be served now."""
+    return state == "ready" and fleet.num_open > 0
+
+
+def page(
+    request: web.BaseRequest, state: State, fleet: Fleet, registry: CollectorRegistry
+) -> web.Response | None:
+    """Answer one of ``NAMES``; None: it is none of them."""
+    if request.method not in ("GET", "HEAD"):
+        return web.Response(status=405, text="only GET\n")
+    match request.path:
+        case "/health" | "/healthz":
+            return web.Response(text="alive\n")
+        case "/readyz":
+            status = 200 if is_ready(state, fleet) else 503
+            return web.Response(status=status, text=f"{state}, {fleet.num_open} instances up\n")
+        case "/metrics":
+            return web.Response(body=exposition(registry), content_type="text/plain")
+    return None
