@@ -21,7 +21,8 @@ In Kubernetes, a gateway that conforms to the Gateway API Inference Extension is
         failureMode: FailClose
 
 The endpoints are the picker's own configuration: it does not watch the pods that the selector selects. Where
-a gateway speaks TLS to pickers, give ``picker.certificate`` and ``picker.private_key``.
+a gateway speaks TLS to pickers, give ``picker.certificate`` and ``picker.private_key``. An endpoint's
+``api_key_env`` is for its metrics; requests carry what the gateway passes on.
 
 Envoy alone is told by this (``test_envoy`` runs it). It connects where the picker says, and says itself
 what a subset hint is::
@@ -78,9 +79,10 @@ what a subset hint is::
           metadata_key: {key: envoy.lb, path: [{key: x-gateway-destination-endpoint}]}
 
 By metadata and not by header: a client may send the header, and would reach any address while the picker is
-away and ``failure_mode_allow`` is set. Where the picker is away Envoy answers 500; with
-``failure_mode_allow: true`` 503 from such a cluster, and whichever endpoint its fallback takes from one with
-the load balancing policy ``override_host``. That one also walks down the picker's list when it retries
+away and ``failure_mode_allow`` is set. Where the picker is away Envoy answers 500: also
+with ``failure_mode_allow: true``, for which it holds no body in this mode. With that and ``BUFFERED`` bodies
+such a cluster answers 503, and one with the load balancing policy ``override_host`` takes whichever endpoint
+its fallback chooses. That one also walks down the picker's list when it retries
 (``picker.calls.num_fallbacks``), and says which endpoint served (``selected_host_key``); ``ORIGINAL_DST``
 does neither, and takes a list for no address: leave ``num_fallbacks`` at 0 with it.
 """
