@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness bench bench-live bench-peers lint types clean
+.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness bench bench-live bench-peers bench-router reliability parity plugs lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -114,8 +114,20 @@ bench: $(VENV)/.installed  ## Measure the emulator and the environment on one co
 bench-live: $(VENV)/.installed  ## Measure the client of live clusters, against stand-ins for vLLM.
 	$(BIN)/python -m tests.benchmarks.bench_live
 
+reliability: $(VENV)/.installed  ## Kill, hang and restart instances behind the router under 20,000 requests.
+	$(BIN)/python -m tests.benchmarks.check_reliability
+
+parity: $(VENV)/.installed  ## Compare exported policies with those that they were made of (ten minutes).
+	$(BIN)/python -m tests.benchmarks.check_parity
+
+bench-router: $(VENV)/.installed  ## Compare what routers cost, ours and others, in front of the same backends.
+	$(BIN)/python -m tests.benchmarks.bench_router
+
 bench-peers: $(VENV)/.installed  ## Compare speed with other simulators, each in an environment of its own.
 	$(BIN)/python -m tests.benchmarks.bench_peers
+
+plugs: $(VENV)/.installed  ## Run other routers with a bundle's plugs, each in an environment of its own.
+	$(BIN)/python -m tests.agents.plugs.integration.run
 
 lint: $(VENV)/.installed  ## Check style and docstrings.
 	$(BIN)/ruff check .
@@ -125,4 +137,4 @@ types: $(VENV)/.installed  ## Check types.
 	$(BIN)/mypy
 
 clean:  ## Remove the environment and the caches.
-	rm -rf $(VENV) .venv-vllm .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-vllm .venv-peers .venv-plugs-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

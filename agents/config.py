@@ -6,10 +6,13 @@ Nodes of type ``Any`` describe components and are checked by ``conf.build`` agai
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Optional
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
+
+import conf
 
 
 @dataclass
@@ -98,6 +101,9 @@ class ServeConfig:
     policy: Optional[str] = None  # noqa: UP045
     endpoints: Any = None
     heuristic: Any = MISSING
+    learning: Any = None
+    record: Optional[str] = None  # noqa: UP045
+    admin: Any = MISSING
     router: Any = MISSING
 
 
@@ -111,6 +117,25 @@ class PickerConfig:
     picker: Any = MISSING
 
 
+@dataclass
+class OpeConfig:
+    """``conf/ope.yaml``."""
+
+    name: str = MISSING
+    directory: str = MISSING
+    recording: Any = None
+    policies: dict[str, Any] = field(default_factory=dict)
+    trained: Any = None
+    cost: str = MISSING
+    failed_s: Optional[float] = None  # noqa: UP045 (OmegaConf's own form)
+    max_weight: Optional[float] = None  # noqa: UP045
+    max_unsupported: float = MISSING
+    direct_model: Any = MISSING
+    num_folds: int = MISSING
+    num_blocks: int = MISSING
+    seed: int = MISSING
+
+
 def register() -> None:
     """Make the schemas known to Hydra under the names that the YAML files use."""
     store = ConfigStore.instance()
@@ -120,3 +145,16 @@ def register() -> None:
     store.store(name="export_schema", node=ExportConfig)
     store.store(name="serve_schema", node=ServeConfig)
     store.store(name="picker_schema", node=PickerConfig)
+    store.store(name="ope_schema", node=OpeConfig)
+
+
+def register_policy_group() -> None:
+    """Make the group ``policy`` known to Hydra, a short form: ``policy=X`` for ``+agent@policies.X=X``.
+
+    One takes several too: ``policy=[X,Y]``.
+    """
+    store = ConfigStore.instance()
+    for path in sorted(Path(conf.__file__).parent.glob("agent/*.yaml")):
+        option = path.stem
+        short = {"defaults": [{f"/agent@policies.{option}": option}]}
+        store.store(group="policy", name=option, node=short, package="_global_")

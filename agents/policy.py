@@ -33,7 +33,17 @@ from envs.feedback import Feedback
 from envs.observation import Observation
 from envs.routing import RoutingEnv
 
-__all__ = ["Decision", "Exportable", "Judgement", "Learner", "Look", "Policy", "Trainable", "valid_instances"]
+__all__ = [
+    "Decision",
+    "Exportable",
+    "Judgement",
+    "Learner",
+    "Look",
+    "Policy",
+    "Teachable",
+    "Trainable",
+    "valid_instances",
+]
 
 
 class Look(NamedTuple):
@@ -131,6 +141,27 @@ class Exportable(Policy, Protocol):
         """Decide about traced arrays as ``act`` does about real ones, exploration left out.
 
         Whole-array NumPy only; ``agents.export.tracing`` says what of it.
+        """
+        ...
+
+
+@runtime_checkable
+class Teachable(Learner, Protocol):
+    """A learner that learns from decisions that others made, such as a router in another process."""
+
+    def export(self, look: Look) -> Judgement:
+        """See ``Exportable``."""
+        ...
+
+    def learn(self, row: NDArray[np.float32], ttft_s: float) -> bool:
+        """Learn what came of sending a request to an instance.
+
+        Args:
+            row: The instance and the request as ``envs.observation.encode`` has them, ``[num_encoded]``.
+            ttft_s: Its time to first token.
+
+        Returns:
+            Whether it decides otherwise from now on.
         """
         ...
 

@@ -78,7 +78,7 @@ def test_wheel_holds_every_package_and_its_data(wheel):
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.suffix in (".py", ".yaml", ".json", ".css", ".js") or path.name == "py.typed"
+        if path.suffix in (".py", ".yaml", ".json", ".css", ".html", ".js") or path.name == "py.typed"
     }
     assert held == expected
     assert {"conf/agent/random.yaml", "envs/emulator/profiles/h100_llama-3.1-8b.json"} <= held

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.bandits.checkpoint import check_header, header, pack_rng, unpack_rng
-from agents.bandits.linear_model import LinearModel, contexts_of, reward_of
+from agents.bandits.linear_model import LinearModel, contexts_of
 from agents.bandits.pending import PendingDecisions
 from agents.hyperparameters import check_positive
 from agents.policy import Decision
@@ -45,7 +45,12 @@ class LinearBandit(ABC):
         for feedback in completions:
             row = self._pending.claim(feedback)
             if row is not None:
-                self._model.update(contexts_of(row), reward_of(feedback, self.max_ttft_s))
+                self.learn(row, feedback.ttft_s)
+
+    def learn(self, row: NDArray[np.float32], ttft_s: float) -> bool:
+        """Learn an outcome. See ``agents.policy.Teachable``."""
+        self._model.update(contexts_of(row), -min(ttft_s, self.max_ttft_s))
+        return True
 
     def mean_weights(self) -> NDArray[np.float64]:
         """Expected weights of an instance's encoded row and, last, of the bias, ``[num_features + 1]``."""

@@ -15,18 +15,12 @@ from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dtrtri
 
 from agents.hyperparameters import check_positive
-from envs.feedback import Feedback
 
 
 def contexts_of(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """Append the bias: ``[..., num_features]`` to ``[..., num_features + 1]``."""
     wide = rows.astype(np.float64)
     return np.concatenate([wide, np.ones_like(wide[..., :1])], axis=-1)
-
-
-def reward_of(feedback: Feedback, max_ttft_s: float) -> float:
-    """-TTFT in seconds, not below -``max_ttft_s``."""
-    return -min(feedback.ttft_s, max_ttft_s)
 
 
 class LinearModel:

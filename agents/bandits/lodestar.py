@@ -169,16 +169,21 @@ class Lodestar:
         """Buffer each decision's own outcome; train where enough are new."""
         for feedback in completions:
             row = self._pending.claim(feedback)
-            if row is None:
-                continue
-            if feedback.ttft_s > self.max_ttft_s:
-                self._counters["filtered_feedback"] += 1
-                continue
-            self._fifo.add(row, feedback.ttft_s)
-            self._num_new_samples += 1
-            due = self.first_training if self.predictor is None else self.retrain_every
-            if self._num_new_samples >= due:
-                self._train()
+            if row is not None:
+                self.learn(row, feedback.ttft_s)
+
+    def learn(self, row: NDArray[np.float32], ttft_s: float) -> bool:
+        """Buffer an outcome; train where enough are new. See ``agents.policy.Teachable``."""
+        if ttft_s > self.max_ttft_s:
+            self._counters["filtered_feedback"] += 1
+            return False
+        self._fifo.add(row, ttft_s)
+        self._num_new_samples += 1
+        due = self.first_training if self.predictor is None else self.retrain_every
+        if self._num_new_samples < due:
+            return False
+        self._train()
+        return True
 
     def _train(self) -> None:
         seed = int(require_rng(self._rng).integers(2**63))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+import agents.plugs
 from agents.export import runtime
 from agents.export.onnx_file import OPSET, write_onnx
 from agents.export.plan import Range, memory_of, trace
@@ -32,6 +33,8 @@ from envs.observation import INSTANCE_FEATURES, REQUEST_FEATURES, SCHEMA_HASH
 from envs.unfinished import part_of
 
 MODEL, CODE, CARD = "policy.onnx", "policy.py", "card.md"
+PLUGS = "plugs"
+"""Folder of ``agents.plugs``, where its files import each other as neighbours."""
 MEMORIES = {
     "none": "always 0",
     "turn": "how many decisions were made before among the same instances: those not masked",
@@ -124,6 +127,7 @@ def _fill(part: Path, export: Export, tracer: Tracer, describe: Callable[[Path],
     about = {"name": export.name, "version": _sha256(part / ARRAYS)[:16], "schema_hash": SCHEMA_HASH}
     write_onnx(part / MODEL, tracer, num_axes, about)
     shutil.copyfile(str(runtime.__file__), part / CODE)
+    plugs = _copy_plugs(part / PLUGS)
     memory = memory_of(export.policy, export.fallback)
     schema = {
         "format": FORMAT,
@@ -140,14 +144,26 @@ def _fill(part: Path, export: Export, tracer: Tracer, describe: Callable[[Path],
         "opset": OPSET,
         "limits": {"max_instances": export.max_instances, "max_decision_s": MAX_DECISION_S},
     }
-    for names in ((MODEL, ARRAYS, CODE), (MODEL, ARRAYS, CODE, CARD)):
+    files = (MODEL, ARRAYS, CODE, *plugs)
+    for names in (files, (*files, CARD)):
         held = {**schema, "sha256": {name: _sha256(part / name) for name in names}}
         (part / SCHEMA).write_text(json.dumps(held, indent=2) + "\n", encoding="utf-8")
         if CARD not in names:
             (part / CARD).write_text(describe(part), encoding="utf-8")
-    for path in part.iterdir():
+    for path in (part / name for name in (SCHEMA, *files, CARD)):
         with path.open("rb+") as file:
             os.fsync(file.fileno())
+
+
+def _copy_plugs(folder: Path) -> list[str]:
+    """Copy the plugs; return their names within the bundle."""
+    folder.mkdir()
+    names = []
+    for path in sorted(Path(str(agents.plugs.__file__)).parent.glob("*.py")):
+        text = path.read_text(encoding="utf-8").replace("from agents.plugs.", "from .")
+        (folder / path.name).write_text(text, encoding="utf-8")
+        names.append(f"{PLUGS}/{path.name}")
+    return names
 
 
 def _replace(directory: Path, part: Path) -> None:

@@ -23,7 +23,8 @@ decision.instance, decision.propensity
 `schema.json` says what the columns of `instances` (one row per instance) and `request` are. Observations hold
 physical quantities in the units of that table; `mask` is 1 where the request may go. `policy.onnx` takes the
 same arrays and `memory` (see `memory_is`); choose as `choice` says, from `fallback_propensities` where
-`is_out_of_range` is true and `range_check` is not null."""
+`is_out_of_range` is true and `range_check` is not null. `plugs/` holds a file for each router that it may be
+plugged into; its docstring says how."""
 
 
 @dataclass(frozen=True)

@@ -125,11 +125,11 @@ class Decision(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What a policy would do, right or not."""
+    """A decision, and what is to be known of it."""
 
     decision: Decision
     is_out_of_range: bool
-    """Whether what it chose lies outside of what it was trained on."""
+    """Whether what the policy would have chosen lies outside of what it was trained on."""
 
 
 class Step(NamedTuple):
@@ -200,7 +200,8 @@ class BundlePolicy:
         self.exploration = 0.0
         """Share of its own decisions that go to any instance, all alike."""
         self.has_fallback = schema["fallback"] is not None
-        self._range_check = schema["range_check"] is not None
+        self.checks_range = schema["range_check"] is not None
+        """Whether its own rule leaves to the fallback what is out of the range of its training."""
         self._memory = str(schema["memory"])
         self._session = [row[0] for row in schema["request_features"]].index("session_key")
         self._decide = Plan(steps, constants, DECISION)
@@ -219,17 +220,21 @@ class BundlePolicy:
         Raises:
             ValueError: All instances are masked, a feature is not finite, or the shape is another.
         """
-        inputs = self._inputs(observation)
-        scores, propensities, is_out = self._decide(*inputs)
-        if is_out and self._range_check:
-            self._counts["fallback_out_of_range"] += 1
-            return self._choose(*self._fallback(inputs))
-        return self._explore(inputs[2], scores, propensities)
+        decision, is_out = self.judge(observation)
+        self._counts["fallback_out_of_range"] += is_out and self.checks_range
+        return decision
 
-    def judge(self, observation: Mapping[str, Array]) -> Judged:
-        """Decide without the fallback, and say whether that is out of range. Raises as ``act``."""
+    def judge(self, observation: Mapping[str, Array], check_range: bool = False) -> Judged:
+        """Decide, and say whether that is out of range. Raises as ``act``.
+
+        Args:
+            observation: As of ``act``.
+            check_range: Let the fallback decide there, where it is not the policy's own rule anyway.
+        """
         inputs = self._inputs(observation)
         scores, propensities, is_out = self._decide(*inputs)
+        if is_out and self.has_fallback and (check_range or self.checks_range):
+            return Judged(self._choose(*self._fallback(inputs)), True)
         return Judged(self._explore(inputs[2], scores, propensities), bool(is_out))
 
     def fall_back(self, observation: Mapping[str, Array]) -> Decision:

@@ -152,10 +152,9 @@ class Call:
         self._ticket = None
         if self._status in RETRIED_STATUSES:
             self.failure = f"http {self._status}"
-            desk.failed(ticket, is_down=True)
+            desk.failed(ticket, True, self.failure)
         else:
-            took_s = self.ttft_s if self._is_begun else self._clock.now_s - self._arrived_at_s
-            desk.served(ticket, self._meter.num_output_tokens, took_s)
+            desk.served(ticket, self._meter.num_output_tokens, self.ttft_s if self._is_begun else None)
 
     def refused(self, error: RefusedError) -> None:
         """Note that the picker answered it."""

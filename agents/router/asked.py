@@ -86,8 +86,13 @@ def asked(path: str, body: bytes, headers: Mapping[str, str], identity: Identity
         block_hashes=block_hashes(prompt),
         session_id=-1 if session is None else _number(session),
         turn=turn,
-        tenant=NO_TENANT if tenant is None else 1 + _number(tenant) % (NUM_TENANTS - 1),
+        tenant=NO_TENANT if tenant is None else tenant_number(tenant),
     )
+
+
+def tenant_number(name: str) -> int:
+    """What stands for a tenant in observations."""
+    return 1 + _number(name) % (NUM_TENANTS - 1)
 
 
 def block_hashes(prompt: bytes) -> NDArray[np.int64]:

@@ -68,11 +68,8 @@ def assemble(
         ValueError: The endpoints cannot be, or the policy is for fewer instances.
     """
     check(endpoints, settings.max_instances)
-    if policy is not None and policy.max_instances < settings.max_instances:
-        raise ValueError(
-            f"the policy {policy.name} was exported for {policy.max_instances} instances, max_instances"
-            f" is {settings.max_instances}: lower it, or export again with a greater max_instances"
-        )
+    if policy is not None:
+        check_policy(policy, settings)
     fleet = Fleet(
         settings.max_instances,
         settings.limits,
@@ -84,3 +81,12 @@ def assemble(
     guard = Guard(policy, heuristic, settings.guard, np.random.default_rng(settings.seed))
     desk = Desk(fleet, guard, settings.prefix_capacity)
     return desk
+
+
+def check_policy(policy: BundlePolicy, settings: CommonSettings) -> None:
+    """Raise ``ValueError`` where a policy is for fewer instances than there are places."""
+    if policy.max_instances < settings.max_instances:
+        raise ValueError(
+            f"the policy {policy.name} was exported for {policy.max_instances} instances, max_instances"
+            f" is {settings.max_instances}: lower it, or export again with a greater max_instances"
+        )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import nan
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,11 @@ from agents.router.guard import Choice, Guard
 from agents.router.refused import RefusedError
 from agents.router.timings import Timings
 from envs.cluster import Request
-from envs.observation import Observation
+from envs.observation import Observation, encode
 from envs.prefix_index import PrefixIndex
 from envs.router_view import RouterView
+
+_ONE = np.ones(1, np.int8)
 
 
 class NoInstanceError(RefusedError):
@@ -35,6 +38,29 @@ class Ticket(NamedTuple):
     sent_at_s: float
 
 
+class Ending(NamedTuple):
+    """What became of a request at an instance."""
+
+    at_s: float
+    num_output_tokens: int
+    ttft_s: float
+    """NaN where its first token was not told of."""
+    failure: str = ""
+    is_retried: bool = False
+
+
+class Tells(Protocol):
+    """Who is told of decisions and what came of them."""
+
+    def decided(self, ticket: Ticket) -> None:
+        """Called with each decision."""
+        ...
+
+    def ended(self, ticket: Ticket, ending: Ending) -> None:
+        """Called when it is known what came of it."""
+        ...
+
+
 class Desk:
     """Decides where requests go, and keeps count of them.
 
@@ -46,6 +72,9 @@ class Desk:
 
     def __init__(self, fleet: Fleet, guard: Guard, prefix_capacity: int) -> None:
         self.fleet, self.guard = fleet, guard
+        self.teach: Callable[[NDArray[np.float32], float], None] | None = None
+        """Told the encoded row of each instance that was chosen, and the TTFT that followed."""
+        self.tape: Tells | None = None
         index = PrefixIndex(fleet.max_instances, BLOCK_SIZE, capacity=prefix_capacity)
         self.view = RouterView([UNKNOWN] * fleet.max_instances, fleet.max_instances, index)
         self.timings = Timings()
@@ -100,38 +129,49 @@ class Desk:
             mask[self._serving(asked.model) == 0] = 0
         if not mask.any():
             raise self._no_instance(asked, without)
-        choice = self.guard.choose(observation, now_s)
+        choice = self.guard.choose(observation, now_s, asked.tenant)
         self.view.sent(request, choice.instance, now_s)
         self.timings.add(perf_counter() - began_s)
         instance = self.fleet[choice.instance]
         self.fleet.began(instance)
-        return Ticket(request, instance, choice, observation, now_s)
+        ticket = Ticket(request, instance, choice, observation, now_s)
+        if self.tape is not None:
+            self.tape.decided(ticket)
+        return ticket
 
     def first_token(self, ticket: Ticket) -> None:
         """Note that its first token came."""
         self.view.first_token(ticket.request.request_id, self.fleet.clock.now_s)
 
-    def served(self, ticket: Ticket, num_output_tokens: int, loss_s: float) -> None:
-        """Note that its last token came, and what it took."""
+    def served(self, ticket: Ticket, num_output_tokens: int, ttft_s: float | None) -> None:
+        """Note that its last token came; ``ttft_s``: where its first one was told of."""
         now_s = self.fleet.clock.now_s
+        loss_s = now_s - ticket.request.arrived_at_s if ttft_s is None else ttft_s
+        if self.teach is not None and ttft_s is not None:
+            self.teach(_row_of(ticket), ttft_s)
         self.view.completed(ticket.request.request_id, max(num_output_tokens, 1), now_s)
-        self.fleet.ended(ticket.instance, failed=False, is_down=False)
+        self.fleet.served(ticket.instance)
+        if self.tape is not None:
+            told_s = nan if ttft_s is None else ttft_s
+            self.tape.ended(ticket, Ending(now_s, max(num_output_tokens, 1), told_s))
         self.guard.learned(ticket.choice, loss_s, now_s)
 
-    def failed(self, ticket: Ticket, is_down: bool) -> None:
+    def failed(self, ticket: Ticket, is_down: bool, why: str, is_retried: bool = False) -> None:
         """Note that it failed; ``is_down``: that speaks against the instance."""
         now_s = self.fleet.clock.now_s
         self.view.completed(ticket.request.request_id, 0, now_s)
-        self.fleet.ended(ticket.instance, failed=True, is_down=is_down)
+        self.fleet.failed(ticket.instance, is_down)
+        if self.tape is not None:
+            self.tape.ended(ticket, Ending(now_s, 0, nan, why, is_retried))
         if is_down:
             self.guard.learned(ticket.choice, float("nan"), now_s)
 
     def moved(self, ticket: Ticket, instance: Instance) -> Ticket:
         """Note that another one had to take it: where it was sent it failed. Nothing is learned of this one.
 
-        Returns the ticket of its second way.
+        Returns the ticket of its second way, on which nobody decided: no tape is told of it.
         """
-        self.failed(ticket, is_down=True)
+        self.failed(ticket, True, "failed over", is_retried=True)
         now_s = self.fleet.clock.now_s
         self._num_requests += 1
         request = replace(ticket.request, request_id=self._num_requests)
@@ -143,8 +183,11 @@ class Desk:
 
     def gave_up(self, ticket: Ticket) -> None:
         """Note that its client has gone: nobody's fault."""
-        self.view.completed(ticket.request.request_id, 0, self.fleet.clock.now_s)
-        self.fleet.dropped(ticket.instance)
+        now_s = self.fleet.clock.now_s
+        self.view.completed(ticket.request.request_id, 0, now_s)
+        if self.tape is not None:
+            self.tape.ended(ticket, Ending(now_s, 0, nan, "client has gone"))
+        self.fleet.left(ticket.instance)
 
     def _serving(self, model: str) -> NDArray[np.int8]:
         """1 where a model is served, or the instance has not yet said what it serves; ``[max_instances]``."""
@@ -172,3 +215,12 @@ class Desk:
             return NoInstanceError(400, "invalid_request_error", what)
         but = " but where it failed" if without else ""
         return NoInstanceError(503, "overloaded_error", f"none of {len(instances)} instances is up{but}")
+
+
+def _row_of(ticket: Ticket) -> NDArray[np.float32]:
+    """What the policy saw of the instance and the request, encoded."""
+    number, observation = ticket.instance.number, ticket.observation
+    row: NDArray[np.float32] = encode(
+        observation["instances"][number : number + 1], observation["request"], _ONE
+    )[0]
+    return row

@@ -140,20 +140,21 @@ class Fleet:
         """Note that a request is on its way there."""
         instance.num_in_flight += 1
 
-    def ended(self, instance: Instance, failed: bool, is_down: bool) -> None:
-        """Note that it is over; ``is_down``: its failure speaks against the instance."""
-        if failed:
-            instance.num_failed += 1
-            if is_down:
-                instance.health.failed("request")
-                self._update(instance)
-        else:
-            instance.num_served += 1
-            instance.health.succeeded("request")
-        self.dropped(instance)
+    def served(self, instance: Instance) -> None:
+        """Note that it was answered there."""
+        instance.num_served += 1
+        instance.health.succeeded("request")
+        self.left(instance)
 
-    def dropped(self, instance: Instance) -> None:
-        """Note that a request is there no more, and that this says nothing of the instance."""
+    def failed(self, instance: Instance, is_down: bool) -> None:
+        """Note that it failed there; ``is_down``: that speaks against the instance."""
+        instance.num_failed += 1
+        if is_down:
+            instance.health.failed("request")
+        self.left(instance)
+
+    def left(self, instance: Instance) -> None:
+        """Note that it is over; by itself: its client has gone."""
         instance.num_in_flight -= 1
         if instance.is_leaving and instance.num_in_flight == 0:
             self._spawn(instance.number, self._remove(instance))

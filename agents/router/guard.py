@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from agents.export.runtime import BundlePolicy
 from agents.policy import Decision, Policy
+from agents.router.asked import tenant_number
 from agents.router.breaker import Arm, Breaker, BreakerSettings
 from envs.observation import Observation
 
@@ -60,14 +61,20 @@ class GuardSettings:
     max_slow: int = 5
     """So many slow decisions in a row, and the policy rests."""
     rest_s: float = 10.0
+    exploration: float = 0.0
+    """Share of the policy's decisions that go to any instance, all alike: what it learns from, online."""
+    max_exploration: Mapping[str, float] = field(default_factory=dict)
+    """Tenant -> the most of it that its requests bear; others bear all of it."""
     check_range: bool = True
-    """Whether the heuristic decides where the policy's choice is out of the range of its training."""
+    """Whether the policy's fallback, or else the heuristic, decides where what it would choose is out of the
+    range of its training."""
     breaker: BreakerSettings = field(default_factory=BreakerSettings)
 
     def __post_init__(self) -> None:
         """Refuse what is no share, no duration."""
-        for name in ("share", "holdout", "trial"):
-            value = getattr(self, name)
+        shares = {name: getattr(self, name) for name in ("share", "holdout", "trial", "exploration")}
+        shares |= {f"max_exploration.{tenant}": most for tenant, most in self.max_exploration.items()}
+        for name, value in shares.items():
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"guard.{name} is {value}, it must be in [0, 1]")
         for name in ("max_decision_s", "rest_s"):
@@ -113,6 +120,10 @@ class Guard:
         self.num_agreed = 0
         """Of the decisions in shadow, those in which the heuristic chose what the policy would have."""
         self.last_error = ""
+        self._explorations = {
+            tenant_number(tenant): min(most, settings.exploration)
+            for tenant, most in settings.max_exploration.items()
+        }
         self._rng = rng
         self._num_slow, self._rests_until_s = 0, 0.0
         heuristic.reset(rng.spawn(1)[0])
@@ -120,22 +131,29 @@ class Guard:
 
     def load(self, policy: BundlePolicy | None) -> None:
         """Let another policy decide from now on; it is trusted anew."""
+        self.swap(policy)
+        self.breaker.reset()
+
+    def swap(self, policy: BundlePolicy | None) -> None:
+        """Let a later version of the policy decide; it is trusted as the earlier one was."""
         if policy is not None:
             policy.reset(self._rng.spawn(1)[0])
         self.policy = policy
-        self.breaker.reset()
         self._num_slow, self._rests_until_s = 0, 0.0
 
-    def choose(self, observation: Observation, now_s: float) -> Choice:
-        """Decide. Raises ``ValueError`` where every instance is masked."""
+    def choose(self, observation: Observation, now_s: float, tenant: int = 0) -> Choice:
+        """Decide about a request of a tenant. Raises ``ValueError`` where every instance is masked."""
         reason = self._stands_back(now_s)
         decision: Decision | None = None
         if reason in ("", "shadow"):
+            assert self.policy is not None
+            self.policy.exploration = self._explorations.get(tenant, self.settings.exploration)
             decision, trouble = self._ask(observation, now_s)
-            reason = trouble or reason
+            if reason == "" or decision is None:
+                reason = trouble
         self.counts[reason] += 1
-        if decision is not None and not reason:
-            return Choice(decision.instance, decision.propensities, decision.scores, "")
+        if decision is not None and reason in ("", "out_of_range"):
+            return Choice(decision.instance, decision.propensities, decision.scores, reason)
         own = self.heuristic.act(observation)
         if decision is not None and reason == "shadow":
             self.num_agreed += own.instance == decision.instance
@@ -175,7 +193,7 @@ class Guard:
         assert policy is not None
         began_s = perf_counter()
         try:
-            judged = policy.judge(observation)
+            decision, is_out = policy.judge(observation, settings.check_range)
         except Exception as error:  # whatever it is, the request must go somewhere
             self.last_error = f"{type(error).__name__}: {error}"
             return None, "error"
@@ -185,12 +203,12 @@ class Guard:
                 self._num_slow, self._rests_until_s = 0, now_s + settings.rest_s
             return None, "slow"
         self._num_slow = 0
-        if settings.check_range and judged.is_out_of_range:
+        is_out = is_out and (settings.check_range or policy.checks_range)
+        if is_out and not policy.has_fallback:
             return None, "out_of_range"
-        decision = judged.decision
         if not _is_sound(decision, observation):
             return None, "not_finite"
-        return decision, ""
+        return decision, "out_of_range" if is_out else ""
 
     def counters(self) -> Mapping[str, int]:
         """How often the heuristic decided, by reason."""

@@ -22,7 +22,8 @@ HOP_BY_HOP = frozenset(
 """Of one connection only (RFC 9110, 7.6.1)."""
 _NOT_UP = HOP_BY_HOP | {"host", "content-length", "expect", "accept-encoding"}
 """Not to an instance: it is another host, and an answer that is compressed could not be streamed."""
-_NOT_DOWN = HOP_BY_HOP | {"server", "date"}
+_NOT_DOWN = HOP_BY_HOP | {"server", "date", "content-length", "content-encoding"}
+"""Not to the client: it is sent what was decoded, by another server."""
 
 
 def to_instance(headers: Iterable[tuple[str, str]], connection: str, own: dict[str, str]) -> CIMultiDict[str]:

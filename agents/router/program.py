@@ -42,11 +42,16 @@ def parts_of(config: DictConfig) -> Parts:
     heuristic = build(config.heuristic, "heuristic")
     if is_learned(heuristic):
         raise ConfigError("heuristic: it learns; give a rule, and the bundle of what was learned as policy=")
-    if config.endpoints is None:
-        raise ConfigError("endpoints: null; give a file that names servers, or {NAME: {url: ...}, ...}")
+    return Parts(endpoints_in(config), policy, heuristic)
+
+
+def endpoints_in(config: DictConfig) -> dict[str, Endpoint]:
+    """Build ``endpoints``. Raises ``ValueError`` naming what cannot be."""
     given: Any = config.endpoints
-    endpoints = endpoints_of(OmegaConf.to_container(given) if OmegaConf.is_config(given) else given)  # type: ignore[arg-type]
-    return Parts({endpoint.name: endpoint for endpoint in endpoints}, policy, heuristic)
+    if given is None:
+        raise ConfigError("endpoints: null; give a file that names servers, or {NAME: {url: ...}, ...}")
+    plain: Any = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
+    return {endpoint.name: endpoint for endpoint in endpoints_of(plain)}
 
 
 def run(server: Server, name: str) -> None:
@@ -56,7 +61,7 @@ def run(server: Server, name: str) -> None:
         server: What runs.
         name: The program's.
     """
-    with asyncio.Runner(loop_factory=_loop_factory(name)) as runner:
+    with asyncio.Runner(loop_factory=loop_factory(name)) as runner:
         runner.run(_until_told(server))
 
 
@@ -70,7 +75,8 @@ async def _until_told(server: Server) -> None:
     await server.stop()
 
 
-def _loop_factory(name: str) -> Any:
+def loop_factory(name: str) -> Any:
+    """Uvloop's where it is installed, else asyncio's own, and says so."""
     try:
         import uvloop
     except ImportError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from agents.router.fleet import Instance
 from agents.router.log import Log
 from agents.router.refused import RefusedError
 from envs.live.client import NoAnswerError, raise_as_no_answer
+from envs.live.stream import LARGE
 
 ROUTED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 RETRIED_STATUSES = frozenset((500, 502, 503, 504))
@@ -44,7 +47,7 @@ class ProxySettings:
     request_timeout_s: float = 600.0
     """For the whole answer, retries included."""
     first_byte_timeout_s: float = 120.0
-    """For the first byte of an answer from one instance."""
+    """For the first byte of a streamed answer from one instance."""
     token_timeout_s: float = 120.0
     """For each further one of a stream."""
     num_retries: int = 1
@@ -84,15 +87,16 @@ class Proxy:
         """Answer a request."""
         path = request.path
         if path in ROUTED and request.method == "POST":
+            if self.is_draining:
+                response = _error(503, "overloaded_error", "this router is ending; ask another")
+                response.force_close()
+                return response
             return await self._routed(request, path)
         if path == "/v1/models" and request.method == "GET":
             return self._models()
         if path in ROUTED or path == "/v1/models":
-            return _answer_of(
-                RefusedError(405, "invalid_request_error", f"{request.method} is not for {path}")
-            )
-        message = f"there is no {path}; this router has {', '.join(ROUTED)}"
-        return _answer_of(RefusedError(404, "not_found_error", message))
+            return _error(405, "invalid_request_error", f"{request.method} is not for {path}")
+        return _error(404, "not_found_error", f"there is no {path}; this router has {', '.join(ROUTED)}")
 
     async def _routed(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         began_s = perf_counter()
@@ -107,15 +111,15 @@ class Proxy:
             return response
         except RefusedError as error:
             status = error.status
-            return _answer_of(error, request_id)
+            return _error(status, error.kind, str(error), request_id)
         except TimeoutError:
             call.lose(DEADLINE)
+            what = f"no answer within {self.settings.request_timeout_s:g} s"
             if call.response is not None:
-                _break_off(request)
+                await _break_off(request, call.response, "timeout_error", what)
                 return call.response
             status = 504
-            within = f"{self.settings.request_timeout_s:g} s"
-            return _answer_of(RefusedError(status, "timeout_error", f"no answer within {within}"), request_id)
+            return _error(status, "timeout_error", what, request_id)
         except (asyncio.CancelledError, ConnectionError):
             call.lose("client has gone")
             raise
@@ -169,11 +173,12 @@ class _Call:
             except NoAnswerError as error:
                 self.failure = f"instance {self.instance_name}: {error}"
                 proxy.desk.fleet.notices.note(self.instance_name, str(error))
-                proxy.desk.failed(ticket, error.is_down)
+                is_retried = self.response is None and len(tried) < settings.num_retries
+                proxy.desk.failed(ticket, error.is_down, str(error), is_retried)
                 self.ticket = None
                 if self.response is not None:
                     proxy.counts["num_broken_off"] += 1
-                    _break_off(self.request)
+                    await _break_off(self.request, self.response, "bad_gateway_error", self.failure)
                     return self.response
                 tried.append(ticket.instance)
                 if len(tried) > settings.num_retries:
@@ -186,7 +191,7 @@ class _Call:
             return
         self.failure = self.failure or why
         if why == DEADLINE:
-            self.proxy.desk.failed(self.ticket, is_down=self.response is None)
+            self.proxy.desk.failed(self.ticket, self.response is None, why)
         else:
             self.proxy.desk.gave_up(self.ticket)
         self.ticket = None
@@ -220,7 +225,10 @@ class _Call:
 
     async def _attempt(self, ticket: Ticket, body: bytes, is_last: bool) -> web.StreamResponse:
         """Send it to one instance and pass its answer on. Raises ``NoAnswerError`` where there is none."""
-        within_s = self.proxy.settings.first_byte_timeout_s
+        assert self.asked is not None
+        settings = self.proxy.settings
+        # Of an answer in one piece the first byte comes with the last.
+        within_s = settings.first_byte_timeout_s if self.asked.is_stream else settings.request_timeout_s
         try:
             async with asyncio.timeout(within_s) as timer:
                 try:
@@ -238,7 +246,7 @@ class _Call:
                     raise_as_no_answer(error, "no connection in time")
         except TimeoutError:
             if self.response is not None:
-                within_s = self.proxy.settings.token_timeout_s
+                within_s = settings.token_timeout_s
             raise NoAnswerError(f"no byte for {within_s:g} s") from None
 
     async def _send(self, ticket: Ticket, body: bytes) -> aiohttp.ClientResponse:
@@ -248,8 +256,9 @@ class _Call:
         if endpoint.api_key_env is not None:
             passed.popall("Authorization", None)  # the session has the instance's
         session = ticket.instance.client.session
+        data = io.BytesIO(body) if len(body) >= LARGE else body
         return await session.post(
-            endpoint.url + request.path_qs, data=body, headers=passed, allow_redirects=False
+            endpoint.url + request.path_qs, data=data, headers=passed, allow_redirects=False
         )
 
     async def _stream(
@@ -279,10 +288,9 @@ class _Call:
         desk, meter = self.proxy.desk, AnswerMeter()
         data = await answer.read()
         meter.take(data)
-        desk.served(ticket, meter.num_output_tokens, desk.fleet.clock.now_s - self.arrived_at_s)
+        desk.served(ticket, meter.num_output_tokens, None)
         self.ticket = None
         passed = headers.to_client(answer.headers.items())
-        passed.popall("Content-Length", None)
         return web.Response(status=answer.status, headers=passed, body=data)
 
     async def _to_client(self, writing: Awaitable[object]) -> None:
@@ -293,12 +301,20 @@ class _Call:
             raise asyncio.CancelledError from None
 
 
-def _break_off(request: web.BaseRequest) -> None:
-    """Close a client's connection in the middle of an answer, so that it does not take it for whole."""
+async def _break_off(request: web.BaseRequest, response: web.StreamResponse, kind: str, message: str) -> None:
+    """Say why a stream ends, as vLLM does, and close the connection without its end.
+
+    So a client that does not read the error does not take the answer for whole.
+    """
+    error = RefusedError(502, kind, message).body
+    with contextlib.suppress(ConnectionError):
+        await response.write(f"\n\ndata: {error}\n\n".encode())  # what was begun may be half an event
     if request.transport is not None:
-        request.transport.abort()  # type: ignore[attr-defined]
+        request.transport.close()
 
 
-def _answer_of(error: RefusedError, request_id: str = "") -> web.Response:
+def _error(status: int, kind: str, message: str, request_id: str = "") -> web.Response:
+    """An answer of the router's own, in the form of OpenAI's."""
+    refused = RefusedError(status, kind, message)
     own = {REQUEST_ID: request_id} if request_id else {}
-    return web.Response(status=error.status, text=error.body, headers=error.headers | own)
+    return web.Response(status=status, text=refused.body, headers=refused.headers | own)

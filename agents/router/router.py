@@ -15,13 +15,16 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from agents.export import bundle
 from agents.export.runtime import BundlePolicy
 from agents.policy import Policy
-from agents.router.assembly import CommonSettings, assemble
+from agents.router.assembly import CommonSettings, assemble, check_policy
 from agents.router.exposition import registry_of
+from agents.router.learning import Learning
 from agents.router.log import Log
 from agents.router.pages import NAMES, State, page
 from agents.router.proxy import Proxy, ProxySettings
+from agents.router.tape import Tape, TapeSettings
 from envs.live.endpoint import Endpoint
 
 NUM_WAITING_CONNECTIONS = 1024
@@ -42,6 +45,8 @@ class Router:
         endpoints: The instances, by name.
         policy: An exported policy; None: the heuristic decides.
         heuristic: What decides where the policy may not.
+        learning: Where what requests took is learned from.
+        tape: Where decisions are recorded.
 
     Raises:
         ValueError: The endpoints cannot be.
@@ -53,19 +58,26 @@ class Router:
         endpoints: Mapping[str, Endpoint],
         policy: BundlePolicy | None,
         heuristic: Policy,
+        learning: Learning | None = None,
+        tape: TapeSettings | None = None,
     ) -> None:
         self.desk = assemble(settings, endpoints, policy, heuristic)
-        self.fleet = self.desk.fleet
+        self.fleet, guard = self.desk.fleet, self.desk.guard
         self.settings, self._endpoints = settings, dict(endpoints)
         self.state: State = "starting"
-        self.log = Log(settings.log_requests)
+        self.log = learning.log if learning is not None else Log(settings.log_requests)
+        self.learning = learning
+        if learning is not None:
+            learning.adopt, self.desk.teach = guard.swap, learning.teach
+        self._tape: Tape | None = None
+        if tape is not None:
+            version = "heuristic" if policy is None else f"{policy.name}@{policy.version}"
+            self._tape = Tape(tape, settings.max_instances, version, self.log, settings.seed or 0)
+            self.desk.tape = self._tape
         self.proxy = Proxy(self.desk, settings.proxy, settings.identity, self.log)
         self._registry = registry_of(self.proxy)
         self._logging: asyncio.Task[None] | None = None
         self._runner: web.ServerRunner | None = None
-
-    def __str__(self) -> str:
-        return f"routing at {self.url}"
 
     @property
     def url(self) -> str:
@@ -94,6 +106,8 @@ class Router:
             site = web.TCPSite(self._runner, settings.host, settings.port, backlog=NUM_WAITING_CONNECTIONS)
             await site.start()
             await self.fleet.become(self._endpoints)
+            if self.learning is not None:
+                await self.learning.start()
         except BaseException:
             await self.stop()
             raise
@@ -109,11 +123,11 @@ class Router:
     async def stop(self) -> None:
         """Take nothing new, finish what is under way for up to ``drain_s``, then end everything."""
         self.state = "draining"
+        self.proxy.is_draining = True
         self.log.event("draining", num_in_flight=self.proxy.num_in_flight)
         if self._runner is not None:
             for site in list(self._runner.sites):
                 await site.stop()
-            self.proxy.is_draining = True
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.drain_s):
                     while self.proxy.num_in_flight:
@@ -121,9 +135,25 @@ class Router:
             self.log.event("stopped", num_cut_off=self.proxy.num_in_flight)
             await self._runner.cleanup()
         await self.fleet.close()
+        if self._tape is not None:
+            await asyncio.to_thread(self._tape.close)
+        if self.learning is not None:
+            await self.learning.stop()
         if self._logging is not None:
             self._logging.cancel()
             await asyncio.gather(self._logging, return_exceptions=True)
+
+    async def load(self, folder: str | None) -> None:
+        """Let the bundle in a folder decide from now on; None: the heuristic.
+
+        Raises ``BundleError`` where there is none that can be loaded; the one that decides goes on then.
+        """
+        policy = None
+        if folder is not None:
+            policy = await asyncio.to_thread(bundle.load, folder)
+            check_policy(policy, self.settings)
+        self.desk.guard.load(policy)
+        self.log.event("policy", policy=None if policy is None else f"{policy.name} {policy.version}")
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path.startswith("/v1/"):

@@ -16,7 +16,7 @@ from conf.build import ConfigError
 from tests.agents.test_programs import TINY, TINY_TRAIN, configured, files, tiny_evaluation
 
 TINY_LINUCB = ["total_timesteps=60"]
-FILES = {"policy.onnx", "policy.npz", "policy.py", "schema.json", "card.md"}
+FILES = {"policy.onnx", "policy.npz", "policy.py", "schema.json", "card.md", "plugs"}
 
 
 def exported(directory, *overrides, given=()):

@@ -1,6 +1,7 @@
 """A router in a thread of its own, and what clients do to it."""
 
 import asyncio
+import io
 import json
 import threading
 from concurrent.futures import Future
@@ -27,14 +28,15 @@ def endpoints(servers):
 
 
 @contextmanager
-def serving(servers, policy=None, heuristic=None, **settings):
+def serving(servers, policy=None, heuristic=None, learning=None, tape=None, **settings):
     """A router before some fakes; fields of ``RouterSettings`` are replaced."""
     warm()
     begun, loop_of = Future(), {}
 
     async def run():
         loop_of["loop"], loop_of["stop"] = asyncio.get_running_loop(), asyncio.Event()
-        router = Router(replace(SETTINGS, **settings), endpoints(servers), policy, heuristic or RoundRobin())
+        rule = heuristic or RoundRobin()
+        router = Router(replace(SETTINGS, **settings), endpoints(servers), policy, rule, learning, tape)
         try:
             await router.start()
         except BaseException as error:
@@ -87,7 +89,7 @@ class Answer:
 
 
 async def ask(session, url, content, path="/v1/completions", headers=None):
-    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    data = content if isinstance(content, bytes | io.BytesIO) else json.dumps(content).encode()
     headers = {"Content-Type": "application/json", **(headers or {})}
     got = b""
     try:

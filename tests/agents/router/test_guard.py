@@ -47,10 +47,13 @@ def test_without_policy_the_heuristic_decides():
     assert {choice.reason for choice in decide(guard)} == {"no_policy"}
 
 
-def test_out_of_range(folder):
+def test_out_of_range_its_own_fallback_decides(folder):
     guard, policy = guard_of(folder, replace(ALWAYS, check_range=True)), bundle.load(folder)
     for choice, observation in zip(decide(guard), OBSERVATIONS, strict=True):
-        assert (choice.reason == "out_of_range") == policy.judge(observation).is_out_of_range
+        is_out = policy.judge(observation).is_out_of_range
+        assert (choice.reason == "out_of_range") == is_out
+        expected = policy.fall_back(observation) if is_out else policy.act(observation)
+        np.testing.assert_array_equal(choice.scores, expected.scores)
     assert 0 < guard.counters()["out_of_range"] < 300
 
 
@@ -59,7 +62,7 @@ def broken(policy, judge):
     return policy
 
 
-def refuse(observation):
+def refuse(observation, check_range):
     raise FloatingPointError("the weights are gone")
 
 
@@ -75,7 +78,7 @@ def test_what_is_not_finite_or_not_allowed_is_not_heeded(folder, what):
     policy = bundle.load(folder)
     judge = policy.judge
 
-    def damaged(observation):
+    def damaged(observation, check_range):
         decision = judge(observation).decision
         instance, propensities, scores = decision
         if what == "masked":
@@ -99,7 +102,7 @@ def test_one_that_is_slow_rests_and_is_tried_again(folder):
     policy = bundle.load(folder)
     judge = policy.judge
 
-    def slow(observation):
+    def slow(observation, check_range):
         time.sleep(0.003)
         return judge(observation)
 

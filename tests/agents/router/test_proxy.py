@@ -1,6 +1,7 @@
 """The proxy before small real servers: what clients get, whatever the servers and the clients do."""
 
 import asyncio
+import io
 import json
 import socket
 import time
@@ -11,7 +12,7 @@ import pytest
 from agents.router.proxy import ProxySettings
 from agents.router.router import Router
 from envs.live.endpoint import Endpoint
-from tests.agents.router.serving import SETTINGS, ask, body, endpoints, get, post, posts, serving
+from tests.agents.router.serving import SETTINGS, ask, body, endpoints, get, in_loop, post, posts, serving
 from tests.envs.live.fake_vllm import FakeVllm, fakes
 from tests.envs.live.leaks import nothing_left, soon
 
@@ -108,6 +109,7 @@ def serving_heuristic():
     return RoundRobin()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the fake's own sockets
 @pytest.mark.parametrize("fault", ["500", "503", "refuse_stream", "not_http", "hang"])
 def test_what_has_not_sent_a_byte_is_tried_elsewhere(fault):
     with fakes(2) as servers, serving(servers, proxy=QUICK) as router:
@@ -157,7 +159,10 @@ def test_a_stream_that_breaks_off_breaks_off_for_the_client_too(fault):
         answer = post(router, body())
         assert answer.status == 200
         assert isinstance(answer.error, aiohttp.ClientPayloadError)
-        assert len(answer.events) == 3
+        assert len(answer.events) == 4
+        error = json.loads(answer.events[-1])["error"]
+        assert error["type"] == "bad_gateway_error"
+        assert error["message"].startswith("instance a: ")
         assert "[DONE]" not in answer.events
         assert sum(len(server.bodies) for server in servers) == 1  # a byte was sent: it is not tried again
         assert router.proxy.counts["num_broken_off"] == 1
@@ -379,6 +384,52 @@ def test_draining_finishes_what_is_under_way_and_takes_nothing_new():
         refused, answers = asyncio.run(run())
         assert refused.status in (0, 503)
         assert [answer.events[-1] for answer in answers] == ["[DONE]"] * 5
+
+
+def test_an_answer_in_one_piece_may_take_long():
+    settings = ProxySettings(first_byte_timeout_s=0.2, token_timeout_s=0.2)
+    with fakes(2, ttft_s=0.6) as servers, serving(servers, proxy=settings) as router:
+        answer = post(router, body(stream=False, max_tokens=1))
+        assert answer.status == 200
+        assert sum(len(server.bodies) for server in servers) == 1
+        assert router.proxy.counts["num_retries"] == 0
+
+
+def test_large_bodies_pass():
+    with fakes(1, max_model_len=10_000_000) as servers, serving(servers) as router:
+        content = io.BytesIO(json.dumps(body(num_words=600_000)).encode())
+        assert post(router, content).status == 200
+        assert len(servers[0].bodies[0]["prompt"]) == 5 * 600_000
+
+
+def test_while_draining_connections_that_are_held_are_told():
+    with fakes(1) as servers, serving(servers) as router:
+
+        async def run():
+            async with aiohttp.ClientSession() as session:
+                first = await ask(session, router.url, body(max_tokens=1))
+                router.proxy.is_draining = True
+                return first, await ask(session, router.url, body(max_tokens=1))
+
+        first, second = asyncio.run(run())
+        assert (first.status, second.status) == (200, 503)
+        assert second.headers["Connection"] == "close"
+        assert "this router is ending" in second.json["error"]["message"]
+
+
+def test_one_that_leaves_while_its_client_goes_is_let_go():
+    with fakes(2, token_interval_s=0.05) as servers, serving(servers) as router:
+
+        async def run():
+            async with aiohttp.ClientSession() as session:
+                response = await session.post(router.url + "/v1/completions", json=body(max_tokens=1000))
+                await response.content.readany()
+                await asyncio.to_thread(in_loop, router, router.fleet.become({"b": endpoints(servers)["b"]}))
+                assert len(list(router.fleet)) == 2
+                response.close()
+
+        asyncio.run(run())
+        assert soon(lambda: [each.endpoint.name for each in router.fleet] == ["b"])
 
 
 @pytest.mark.usefixtures("clean")

@@ -139,6 +139,7 @@ class FakeVllm:
         for transport in list(self._streams):
             transport.abort()
         await runner.cleanup()
+        await asyncio.sleep(0.01)  # in which what was aborted is closed
 
     async def _models(self, request: web.Request) -> web.Response:
         if self.api_key and request.headers.get("Authorization") != f"Bearer {self.api_key}":

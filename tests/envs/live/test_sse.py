@@ -37,21 +37,23 @@ def test_every_byte_by_itself():
 @pytest.mark.parametrize("begun", [b"da", b"data: x", b"data: x\n", b"data: x\r"])
 def test_an_event_that_is_not_whole(begun):
     parser = EventParser()
-    assert parser.feed(b"data: y\n\n" + begun) == [b"y"]
+    assert list(parser.feed(b"data: y\n\n" + begun)) == [b"y"]
     assert not parser.is_between_events
 
 
 @pytest.mark.parametrize("line", [b"<html>", b"HTTP/1.1 200 OK", b"dat: 3", b'{"object": "error"}'])
 def test_what_is_no_field_is_refused(line):
+    events = []
     with pytest.raises(MalformedStreamError, match="a line that is no field"):
-        EventParser().feed(b"data: x\n\n" + line + b"\n")
+        events.extend(EventParser().feed(b"data: x\n\n" + line + b"\n"))
+    assert events == [b"x"]  # what came before is not lost
 
 
 def test_an_endless_event_is_refused_and_an_endless_stream_is_not(monkeypatch):
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1 << 20)
     parser = EventParser()
     for _ in range(2000):
-        assert parser.feed(b"data: " + b"x" * 1000 + b"\n\n")
-        assert not parser.feed(b":" + b"x" * 1000 + b"\n\n")
+        assert list(parser.feed(b"data: " + b"x" * 1000 + b"\n\n"))
+        assert not list(parser.feed(b":" + b"x" * 1000 + b"\n\n"))
     with pytest.raises(MalformedStreamError, match="an event of more than 1 MiB"):
         fed(b"x" * 1000 for _ in range(2000))

@@ -1,0 +1,219 @@
+"""Online learning (Lodestar's loop): what requests took goes to a trainer, new policies come back.
+
+The trainer is a process of its own (``agents.router.trainer``): training takes no time of the router's, and
+whatever becomes of it, serving goes on with the last policy. A new version is loaded beside the old one and
+put into its place between two decisions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.export import bundle
+from agents.export.runtime import BundleError, BundlePolicy
+from agents.files import write_json
+from agents.router.log import Log
+from agents.router.samples import NUM_FLOATS, frame
+from agents.router.trainer import SETTINGS, version_path, versions
+
+EVERY_S = 0.1
+"""Between two frames to the trainer."""
+MAX_HELD = 4096
+"""Samples that wait for a frame; further ones are dropped and counted."""
+MAX_BUFFERED_BYTES = 4 << 20
+"""In the pipe: a trainer that trains does not read."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+"""Before a trainer that ended is started again."""
+
+
+@dataclass(frozen=True)
+class LearningSettings:
+    """What learns, and where its versions lie."""
+
+    agent: Mapping[str, Any]
+    """Config node of a bandit."""
+    directory: str
+    run: str | None = None
+    """Directory of a training run whose result it starts with; None: it starts with nothing."""
+    export_every: int = 100
+    """Samples between two versions at least."""
+    keep: int = 10
+    """Versions that are kept, to be rolled back to."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name in ("export_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"learning.{name} is {getattr(self, name)}, it must be at least 1")
+
+
+class Learning:
+    """Feeds a trainer and takes its versions.
+
+    Args:
+        settings: See there.
+        fallback: Config node of the router's heuristic.
+        max_instances: Of the router.
+        log: Told of versions, and of trainers that end.
+        seed: Of the trainer.
+    """
+
+    def __init__(
+        self,
+        settings: LearningSettings,
+        fallback: Mapping[str, Any],
+        max_instances: int,
+        log: Log,
+        seed: int = 0,
+    ) -> None:
+        self.settings, self.log = settings, log
+        self.adopt: Callable[[BundlePolicy], None] = lambda policy: None
+        """Called with each new policy, in the router's loop."""
+        self.directory = Path(settings.directory)
+        self.counts: Counter[str] = Counter()
+        """``num_taught``, ``num_dropped`` (samples), ``num_starts``, ``num_refused`` (versions)."""
+        self.version: int | None = None
+        """That decides, of those made here."""
+        self.is_pinned = False
+        """Whether new versions wait, because one was chosen by hand."""
+        self.curve: list[tuple[int, int]] = []
+        """(version, samples that it had learned from)."""
+        self._process: asyncio.subprocess.Process | None = None
+        self._held = np.empty((MAX_HELD, NUM_FLOATS), np.float32)
+        self._num_held = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._trainer_settings = {
+            "agent": settings.agent,
+            "run": settings.run,
+            "fallback": fallback,
+            "export_every": settings.export_every,
+            "keep": settings.keep,
+            "max_instances": max_instances,
+            "seed": seed,
+        }
+
+    @property
+    def versions(self) -> list[int]:
+        """That can be chosen."""
+        return versions(self.directory)
+
+    @property
+    def process_id(self) -> int | None:
+        """The trainer's."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self) -> None:
+        """Begin; the last version that is there decides from now on."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_json(self.directory / SETTINGS, self._trainer_settings)
+        if held := self.versions:
+            await self._take(held[-1])
+        self._tasks = [asyncio.create_task(self._supervise()), asyncio.create_task(self._send())]
+
+    async def stop(self) -> None:
+        """End the trainer."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+
+    def teach(self, row: NDArray[np.float32], ttft_s: float) -> None:
+        """Tell of a request: encoded row of its instance, and its TTFT. Never waits."""
+        if self._num_held == MAX_HELD:
+            self.counts["num_dropped"] += 1
+            return
+        sample = self._held[self._num_held]
+        sample[:-1], sample[-1] = row, ttft_s
+        self._num_held += 1
+
+    async def choose(self, number: int | None) -> None:
+        """Let a version decide and others wait; None: let the last one decide, and new ones follow.
+
+        Raises ``ValueError`` where there is none of this number.
+        """
+        held = self.versions
+        if number is None:
+            self.is_pinned = False
+            if held:
+                await self._take(held[-1])
+            return
+        if number not in held:
+            there = ", ".join(map(str, held)) or "none"
+            raise ValueError(f"there is no version {number}; there is {there}")
+        self.is_pinned = True
+        await self._take(number)
+
+    async def _take(self, number: int) -> None:
+        try:
+            policy = await asyncio.to_thread(bundle.load, version_path(self.directory, number))
+        except BundleError as error:
+            self.counts["num_refused"] += 1
+            self.log.event("version_refused", version=number, reason=str(error))
+            return
+        self.version = number
+        self.adopt(policy)
+        self.log.event("version_adopted", version=number)
+
+    async def _send(self) -> None:
+        """Hand on what is held, every so often."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            process, num = self._process, self._num_held
+            if not num:
+                continue
+            self._num_held = 0
+            pipe = None if process is None or process.returncode is not None else process.stdin
+            if pipe is None or pipe.transport.get_write_buffer_size() > MAX_BUFFERED_BYTES:
+                self.counts["num_dropped"] += num
+                continue
+            pipe.write(frame(self._held[:num]))
+            self.counts["num_taught"] += num
+
+    async def _supervise(self) -> None:
+        """Keep a trainer running."""
+        wait_s = FIRST_WAIT_S
+        while True:
+            self.counts["num_starts"] += 1
+            self._process = process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "agents.router.trainer",
+                str(self.directory),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+            assert process.stdout is not None
+            while line := await process.stdout.readline():
+                if await self._hear(line):
+                    wait_s = FIRST_WAIT_S
+            status = await process.wait()
+            self.log.event("trainer_ended", status=status, starts_again_in_s=wait_s)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2.0 * wait_s, LONGEST_WAIT_S)
+
+    async def _hear(self, line: bytes) -> bool:
+        """Take in what the trainer says; return whether it made a version."""
+        said = json.loads(line)
+        if said["event"] != "version":
+            self.log.event(said["event"], num_learned=said["num_learned"])
+            return False
+        self.curve.append((said["version"], said["num_learned"]))
+        del self.curve[:-1000]
+        if not self.is_pinned:
+            await self._take(said["version"])
+        return True

@@ -1,0 +1,228 @@
+"""What clients meet with while instances are killed, hung and started again: 20,000 requests at 64 clients.
+
+    make reliability
+    python -m tests.benchmarks.check_reliability [--requests 20000] [--clients 64]
+
+A router of its own process before four backends of their own processes, which stream a few events and answer
+at once. Meanwhile one backend after the other is killed (SIGKILL) and started again, or stopped (SIGSTOP) and
+let go on. Then the router is told to end (SIGTERM) in the middle of a last load. Every request must get a
+whole answer, or an error with a reason; those that had not sent a byte are tried elsewhere; nothing may be
+answered twice, and at the end the router holds no request and no more connections than it began with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import aiohttp
+
+FIRST_PORT, ROUTER_PORT = 18500, 18510
+NUM_BACKENDS = 4
+EVERY_S = 1.5
+"""Between two disturbances."""
+LIMIT_S = 300.0
+SETTINGS = (
+    "router.max_instances=8",
+    "router.log_requests=none",
+    "router.proxy.first_byte_timeout_s=1.0",
+    "router.proxy.token_timeout_s=1.0",
+    "router.limits.probe_interval_s=0.2",
+    "router.limits.max_probe_interval_s=0.5",
+    "router.drain_s=20",
+)
+
+
+class Backend:
+    """A process that can be killed and hung."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.start()
+
+    def start(self) -> None:
+        """Start it, or start it again."""
+        command = [sys.executable, "-m", "tests.benchmarks.router.backend", str(self.port)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(command, **pipes)
+        assert self.process.stdout is not None
+        self.process.stdout.readline()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self.process.kill()
+        self.process.communicate()
+
+
+@contextmanager
+def backends() -> Iterator[list[Backend]]:
+    """All of them, ended at the end."""
+    held = [Backend(FIRST_PORT + number) for number in range(NUM_BACKENDS)]
+    try:
+        yield held
+    finally:
+        for backend in held:
+            backend.kill()
+
+
+@contextmanager
+def router() -> Iterator[subprocess.Popen[str]]:
+    """The router, ready."""
+    names = ", ".join(f'b{n}: "http://127.0.0.1:{FIRST_PORT + n}"' for n in range(NUM_BACKENDS))
+    command = [sys.executable, "-m", "agents.serve", f"router.port={ROUTER_PORT}", f"endpoints={{{names}}}"]
+    process = subprocess.Popen([*command, *SETTINGS], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        if not line.startswith("routing"):
+            raise RuntimeError(f"the router does not start: {line}")
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+async def disturb(held: list[Backend], over: asyncio.Event) -> int:
+    """Kill or hang one after the other until it is over; return how often."""
+    number = 0
+    while not over.is_set():
+        await asyncio.sleep(EVERY_S)
+        backend = held[number % len(held)]
+        if number % 2:
+            backend.signal(signal.SIGSTOP)
+            await asyncio.sleep(EVERY_S)
+            backend.signal(signal.SIGCONT)
+        else:
+            await asyncio.to_thread(backend.kill)
+            await asyncio.sleep(EVERY_S)
+            await asyncio.to_thread(backend.start)
+        number += 1
+    return number
+
+
+async def ask(session: aiohttp.ClientSession, number: int) -> str:
+    """One request; what came of it in a few words."""
+    is_stream = number % 2 == 0
+    message = {"role": "user", "content": f"request {number} " + "word " * 100}
+    body = {"model": "fake", "messages": [message], "stream": is_stream, "max_tokens": 16}
+    url = f"http://127.0.0.1:{ROUTER_PORT}/v1/chat/completions"
+    content = b""
+    try:
+        async with session.post(url, json=body) as response:
+            async for part in response.content.iter_any():
+                content += part
+            if response.status != 200:
+                error = json.loads(content)["error"]
+                return (
+                    f"error {response.status} with a reason" if error["message"] else "error without reason"
+                )
+    except aiohttp.ClientPayloadError:
+        return "broken off with a reason" if b'"error"' in content else "broken off without reason"
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        return f"no answer ({type(error).__name__})"
+    whole = content.count(b"[DONE]") if is_stream else content.count(b'"usage"')
+    return {0: "cut short", 1: "answered"}.get(whole, "answered twice")
+
+
+async def load(num_requests: int, num_clients: int) -> Counter[str]:
+    """Put a load on the router."""
+    todo, outcomes = iter(range(num_requests)), Counter[str]()
+    timeout = aiohttp.ClientTimeout(total=60.0)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+
+        async def client() -> None:
+            for number in todo:
+                outcomes[await ask(session, number)] += 1
+
+        async with asyncio.timeout(LIMIT_S):
+            await asyncio.gather(*[client() for _ in range(num_clients)])
+    return outcomes
+
+
+async def disturbed_load(held: list[Backend], options: argparse.Namespace) -> tuple[Counter[str], int]:
+    """The load, while backends are disturbed."""
+    over = asyncio.Event()
+    disturbing = asyncio.create_task(disturb(held, over))
+    outcomes = await load(options.requests, options.clients)
+    over.set()
+    return outcomes, await disturbing
+
+
+async def load_into_the_end(process: subprocess.Popen[str], num_clients: int) -> Counter[str]:
+    """A load in whose middle the router is told to end."""
+    outcomes = Counter[str]()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        asked = [asyncio.create_task(ask(session, number)) for number in range(num_clients)]
+        await asyncio.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        for task in asked:
+            outcomes[await task] += 1
+    return outcomes
+
+
+def num_sockets(process_id: int) -> int:
+    """Open sockets of a process."""
+    folder = f"/proc/{process_id}/fd"
+    links = (os.readlink(f"{folder}/{entry}") for entry in os.listdir(folder))
+    return sum(link.startswith("socket:") for link in links)
+
+
+def metric(name: str) -> float:
+    """A metric of the router, summed over its labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{ROUTER_PORT}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def main() -> int:
+    """Run the check."""
+    parser = argparse.ArgumentParser("python -m tests.benchmarks.check_reliability", description=__doc__)
+    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--clients", type=int, default=64)
+    options = parser.parse_args()
+    with backends() as held, router() as process:
+        time.sleep(1.0)
+        asyncio.run(load(options.clients * 4, options.clients))
+        time.sleep(3.0)  # idle connections are closed
+        sockets = num_sockets(process.pid)
+        began_s = time.monotonic()
+        outcomes, num_disturbed = asyncio.run(disturbed_load(held, options))
+        wall_s = time.monotonic() - began_s
+        time.sleep(4.0)
+        in_flight, retries = metric("routegym_in_flight"), metric("routegym_retries_total")
+        left = num_sockets(process.pid) - sockets
+        last = asyncio.run(load_into_the_end(process, options.clients))
+        status = process.wait(timeout=60)
+    about = f"{options.requests} requests at {options.clients} clients in {wall_s:.0f} s"
+    print(f"{about}, {num_disturbed} disturbances:")
+    for what, number in outcomes.most_common():
+        print(f"  {number:6} {what}")
+    print(f"tried elsewhere: {retries:.0f}; left: {in_flight:.0f} in flight, {left} sockets more than before")
+    print(f"told to end under {options.clients} requests: {dict(last)}, exit status {status}")
+    good = ("answered", "with a reason")
+    bad = {what: number for what, number in outcomes.items() if not what.endswith(good)}
+    lost = options.requests - sum(outcomes.values())
+    ended_well = last.keys() <= {"answered", "no answer (ClientConnectorError)"} and status == 0
+    holds = not bad and not lost and in_flight == 0 and left <= 2 and ended_well
+    print("all holds" if holds else f"DOES NOT HOLD: {bad or ''} {lost or ''}")
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
