@@ -108,6 +108,16 @@ class ServeConfig:
 
 
 @dataclass
+class PickerConfig:
+    """``conf/picker.yaml``."""
+
+    policy: Optional[str] = None  # noqa: UP045
+    endpoints: Any = None
+    heuristic: Any = MISSING
+    picker: Any = MISSING
+
+
+@dataclass
 class OpeConfig:
     """``conf/ope.yaml``."""
 
@@ -126,16 +136,6 @@ class OpeConfig:
     seed: int = MISSING
 
 
-@dataclass
-class PickerConfig:
-    """``conf/picker.yaml``."""
-
-    policy: Optional[str] = None  # noqa: UP045
-    endpoints: Any = None
-    heuristic: Any = MISSING
-    picker: Any = MISSING
-
-
 def register() -> None:
     """Make the schemas known to Hydra under the names that the YAML files use."""
     store = ConfigStore.instance()
@@ -144,6 +144,7 @@ def register() -> None:
     store.store(name="fidelity_schema", node=FidelityConfig)
     store.store(name="export_schema", node=ExportConfig)
     store.store(name="serve_schema", node=ServeConfig)
+    store.store(name="picker_schema", node=PickerConfig)
     store.store(name="ope_schema", node=OpeConfig)
     store.store(name="picker_schema", node=PickerConfig)
 

@@ -22,7 +22,7 @@ from agents.program import program
 from agents.router.admin import Admin, AdminSettings
 from agents.router.learning import Learning
 from agents.router.log import Log
-from agents.router.program import endpoints_named, loop_factory, parts_of
+from agents.router.program import endpoints_in, loop_factory, parts_of
 from agents.router.router import Router, RouterSettings
 from agents.router.tape import TapeSettings
 from agents.router.trainer import teachable
@@ -38,6 +38,7 @@ def make_router(config: DictConfig) -> Router:
     settings: RouterSettings = build(config.router, "router")
     learning = _learning(config, settings)
     tape = None if config.record is None else TapeSettings(config.record)
+    learning = _learning(config, settings)
     return Router(settings, parts.endpoints, parts.policy, parts.heuristic, learning, tape)
 
 
@@ -91,7 +92,7 @@ async def serve(config: DictConfig, router: Router, admin: AdminSettings) -> Non
 async def _reload(config: DictConfig, router: Router) -> None:
     """Read endpoints and policy again; what cannot be is told, and left as it is."""
     try:
-        await router.fleet.become(endpoints_named(config))
+        await router.fleet.become(endpoints_in(config))
         if config.policy is not None:
             await router.load(config.policy)
     except (ValueError, OSError) as error:

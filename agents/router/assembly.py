@@ -69,7 +69,7 @@ def assemble(
     """
     check(endpoints, settings.max_instances)
     if policy is not None:
-        check_size(policy, settings.max_instances)
+        check_policy(policy, settings)
     fleet = Fleet(
         settings.max_instances,
         settings.limits,
@@ -83,10 +83,10 @@ def assemble(
     return desk
 
 
-def check_size(policy: BundlePolicy, max_instances: int) -> None:
-    """Raise ``ValueError`` for a policy that was exported for fewer instances."""
-    if policy.max_instances < max_instances:
+def check_policy(policy: BundlePolicy, settings: CommonSettings) -> None:
+    """Raise ``ValueError`` where a policy is for fewer instances than there are places."""
+    if policy.max_instances < settings.max_instances:
         raise ValueError(
             f"the policy {policy.name} was exported for {policy.max_instances} instances, max_instances"
-            f" is {max_instances}: lower it, or export again with a greater max_instances"
+            f" is {settings.max_instances}: lower it, or export again with a greater max_instances"
         )

@@ -169,9 +169,9 @@ class Desk:
     def moved(self, ticket: Ticket, instance: Instance) -> Ticket:
         """Note that another one had to take it: where it was sent it failed. Nothing is learned of this one.
 
-        Returns the ticket of its second way.
+        Returns the ticket of its second way, on which nobody decided: no tape is told of it.
         """
-        self.failed(ticket, True, "moved", is_retried=True)
+        self.failed(ticket, True, "failed over", is_retried=True)
         now_s = self.fleet.clock.now_s
         self._num_requests += 1
         request = replace(ticket.request, request_id=self._num_requests)

@@ -42,11 +42,11 @@ def parts_of(config: DictConfig) -> Parts:
     heuristic = build(config.heuristic, "heuristic")
     if is_learned(heuristic):
         raise ConfigError("heuristic: it learns; give a rule, and the bundle of what was learned as policy=")
-    return Parts(endpoints_named(config), policy, heuristic)
+    return Parts(endpoints_in(config), policy, heuristic)
 
 
-def endpoints_named(config: DictConfig) -> dict[str, Endpoint]:
-    """Build ``endpoints``, from the file that it names as that is now. Raises ``ValueError``."""
+def endpoints_in(config: DictConfig) -> dict[str, Endpoint]:
+    """Build ``endpoints``. Raises ``ValueError`` naming what cannot be."""
     given: Any = config.endpoints
     if given is None:
         raise ConfigError("endpoints: null; give a file that names servers, or {NAME: {url: ...}, ...}")
@@ -76,7 +76,7 @@ async def _until_told(server: Server) -> None:
 
 
 def loop_factory(name: str) -> Any:
-    """Makes uvloop's event loops where that is installed; None: asyncio's own, which are slower."""
+    """Uvloop's where it is installed, else asyncio's own, and says so."""
     try:
         import uvloop
     except ImportError:

@@ -97,11 +97,8 @@ class Proxy:
         if path == "/v1/models" and request.method == "GET":
             return self._models()
         if path in ROUTED or path == "/v1/models":
-            return _answer_of(
-                RefusedError(405, "invalid_request_error", f"{request.method} is not for {path}")
-            )
-        message = f"there is no {path}; this router has {', '.join(ROUTED)}"
-        return _answer_of(RefusedError(404, "not_found_error", message))
+            return _error(405, "invalid_request_error", f"{request.method} is not for {path}")
+        return _error(404, "not_found_error", f"there is no {path}; this router has {', '.join(ROUTED)}")
 
     async def _routed(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         began_s = perf_counter()
@@ -116,7 +113,7 @@ class Proxy:
             return response
         except RefusedError as error:
             status = error.status
-            return _answer_of(error, request_id)
+            return _error(status, error.kind, str(error), request_id)
         except TimeoutError:
             call.lose(DEADLINE)
             what = f"no answer within {self.settings.request_timeout_s:g} s"
@@ -124,7 +121,7 @@ class Proxy:
                 await _break_off(request, call.response, "timeout_error", what)
                 return call.response
             status = 504
-            return _answer_of(RefusedError(status, "timeout_error", what), request_id)
+            return _error(status, "timeout_error", what, request_id)
         except (asyncio.CancelledError, ConnectionError):
             call.lose("client has gone")
             raise
@@ -318,6 +315,8 @@ async def _break_off(request: web.BaseRequest, response: web.StreamResponse, kin
         request.transport.close()
 
 
-def _answer_of(error: RefusedError, request_id: str = "") -> web.Response:
+def _error(status: int, kind: str, message: str, request_id: str = "") -> web.Response:
+    """An answer of the router's own, in the form of OpenAI's."""
+    refused = RefusedError(status, kind, message)
     own = {REQUEST_ID: request_id} if request_id else {}
-    return web.Response(status=error.status, text=error.body, headers=error.headers | own)
+    return web.Response(status=status, text=refused.body, headers=refused.headers | own)

@@ -18,7 +18,7 @@ from aiohttp import web
 from agents.export import bundle
 from agents.export.runtime import BundlePolicy
 from agents.policy import Policy
-from agents.router.assembly import CommonSettings, assemble, check_size
+from agents.router.assembly import CommonSettings, assemble, check_policy
 from agents.router.exposition import registry_of
 from agents.router.learning import Learning
 from agents.router.log import Log
@@ -62,7 +62,7 @@ class Router:
         tape: TapeSettings | None = None,
     ) -> None:
         self.desk = assemble(settings, endpoints, policy, heuristic)
-        self.fleet = self.desk.fleet
+        self.fleet, guard = self.desk.fleet, self.desk.guard
         self.settings, self._endpoints = settings, dict(endpoints)
         self.state: State = "starting"
         self.log = learning.log if learning is not None else Log(settings.log_requests)
@@ -78,9 +78,6 @@ class Router:
         self._registry = registry_of(self.proxy)
         self._logging: asyncio.Task[None] | None = None
         self._runner: web.ServerRunner | None = None
-
-    def __str__(self) -> str:
-        return f"routing at {self.url}"
 
     @property
     def url(self) -> str:
@@ -154,7 +151,7 @@ class Router:
         policy = None
         if folder is not None:
             policy = await asyncio.to_thread(bundle.load, folder)
-            check_size(policy, self.settings.max_instances)
+            check_policy(policy, self.settings)
         self.desk.guard.load(policy)
         self.log.event("policy", policy=None if policy is None else f"{policy.name} {policy.version}")
 
