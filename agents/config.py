@@ -146,7 +146,6 @@ def register() -> None:
     store.store(name="serve_schema", node=ServeConfig)
     store.store(name="picker_schema", node=PickerConfig)
     store.store(name="ope_schema", node=OpeConfig)
-    store.store(name="picker_schema", node=PickerConfig)
 
 
 def register_policy_group() -> None:

@@ -36,7 +36,6 @@ def make_router(config: DictConfig) -> Router:
     """The router that the config describes. Raises ``ValueError`` naming what cannot be."""
     parts = parts_of(config)
     settings: RouterSettings = build(config.router, "router")
-    learning = _learning(config, settings)
     tape = None if config.record is None else TapeSettings(config.record)
     learning = _learning(config, settings)
     return Router(settings, parts.endpoints, parts.policy, parts.heuristic, learning, tape)

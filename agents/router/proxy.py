@@ -88,9 +88,7 @@ class Proxy:
         path = request.path
         if path in ROUTED and request.method == "POST":
             if self.is_draining:
-                response = _answer_of(
-                    RefusedError(503, "overloaded_error", "this router is ending; ask another")
-                )
+                response = _error(503, "overloaded_error", "this router is ending; ask another")
                 response.force_close()
                 return response
             return await self._routed(request, path)

@@ -68,7 +68,7 @@ class Router:
         self.log = learning.log if learning is not None else Log(settings.log_requests)
         self.learning = learning
         if learning is not None:
-            learning.adopt, self.desk.teach = self.desk.guard.swap, learning.teach
+            learning.adopt, self.desk.teach = guard.swap, learning.teach
         self._tape: Tape | None = None
         if tape is not None:
             version = "heuristic" if policy is None else f"{policy.name}@{policy.version}"
