@@ -27,7 +27,7 @@ class Estimate(NamedTuple):
 def mean_over_seeds(values: ArrayLike, seed: int = 0) -> Estimate:
     """Mean over seeds, ``[num_seeds]``, with its bootstrap interval."""
     sample = np.asarray(values, np.float64)
-    return _bootstrap((sample,), _mean, float(sample.mean()), seed)
+    return bootstrap((sample,), _mean, float(sample.mean()), seed)
 
 
 def relative_difference(values: ArrayLike, reference: ArrayLike, seed: int = 0) -> Estimate:
@@ -39,7 +39,7 @@ def relative_difference(values: ArrayLike, reference: ArrayLike, seed: int = 0) 
     sample, other = np.asarray(values, np.float64), np.asarray(reference, np.float64)
     if sample.shape != other.shape or sample.ndim != 1:
         raise ValueError(f"paired samples must have one length, not shapes {sample.shape} and {other.shape}")
-    return _bootstrap((sample, other), _ratio, float(sample.mean() / other.mean() - 1), seed)
+    return bootstrap((sample, other), _ratio, float(sample.mean() / other.mean() - 1), seed)
 
 
 def _mean(sample: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
@@ -50,9 +50,19 @@ def _ratio(sample: NDArray[np.float64], other: NDArray[np.float64], axis: int) -
     return np.asarray(sample.mean(axis=axis) / other.mean(axis=axis) - 1)
 
 
-def _bootstrap(
+def bootstrap(
     samples: tuple[NDArray[np.float64], ...], statistic: object, value: float, seed: int
 ) -> Estimate:
+    """A figure with its interval: the percentile bootstrap's (scipy), of samples that are drawn together.
+
+    The interval is NaN where there is one sample, or the figure is no number.
+
+    Args:
+        samples: Each ``[num_samples]``.
+        statistic: Of the samples, along ``axis``.
+        value: The figure.
+        seed: Of the resampling.
+    """
     if len(samples[0]) < 2 or not np.isfinite(value):  # a policy that served nobody has no latencies
         return Estimate(value, float("nan"), float("nan"))
     interval = stats.bootstrap(

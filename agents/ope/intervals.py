@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from agents.comparison import CONFIDENCE, NUM_RESAMPLES, Estimate
+from agents.comparison import Estimate, bootstrap
 from agents.ope.estimators import Ratio
 
 Array = NDArray[np.float64]
@@ -52,8 +52,6 @@ def interval(ratio: Ratio, block: NDArray[np.int64], seed: int) -> Estimate:
         seed: Of the resampling.
     """
     above, below = (np.bincount(block, values) for values in ratio)
-    if len(above) < 2 or not np.isfinite(ratio.value):
-        return Estimate(ratio.value, float("nan"), float("nan"))
 
     def statistic(above: Array, below: Array, axis: int) -> Array:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -61,14 +59,4 @@ def interval(ratio: Ratio, block: NDArray[np.int64], seed: int) -> Estimate:
 
     with catch_warnings():
         simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap(
-            (above, below),
-            statistic,
-            paired=True,
-            vectorized=True,
-            n_resamples=NUM_RESAMPLES,
-            confidence_level=CONFIDENCE,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    return Estimate(ratio.value, float(found.low), float(found.high))
+        return bootstrap((above, below), statistic, ratio.value, seed)
