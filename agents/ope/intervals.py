@@ -51,7 +51,7 @@ def interval(ratio: Ratio, block: NDArray[np.int64], seed: int) -> Estimate:
         block: The stretch of each decision, ``[num_decisions]``.
         seed: Of the resampling.
     """
-    above, below = (np.bincount(block, values) for values in ratio)
+    above, below = (np.bincount(block, values).astype(np.float64) for values in ratio)
 
     def statistic(above: Array, below: Array, axis: int) -> Array:
         with np.errstate(divide="ignore", invalid="ignore"):
