@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agents.export.runtime import BundlePolicy
+from agents.hyperparameters import check_positive
 from agents.policy import Policy
 from agents.router.asked import Identity
 from agents.router.desk import Desk
@@ -42,10 +43,7 @@ class CommonSettings:
                 f"max_instances ({self.max_instances}) and prefix_capacity ({self.prefix_capacity}) must be"
                 " at least 1"
             )
-        for name in ("scrape_interval_s", "drain_s"):
-            value = getattr(self, name)
-            if not 0.0 < value < float("inf"):
-                raise ValueError(f"{name} is {value}, it must be a positive number of seconds")
+        check_positive(scrape_interval_s=self.scrape_interval_s, drain_s=self.drain_s)
         if not 0 <= self.port < 65536:
             raise ValueError(f"port is {self.port}, it must be in [0, 65535]; 0: any that is free")
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from math import isfinite, sqrt
 from typing import Literal
 
+from agents.hyperparameters import check_positive
+
 Arm = Literal["policy", "heuristic"]
 State = Literal["closed", "open", "half_open"]
 Z = 4.0
@@ -38,10 +40,7 @@ class BreakerSettings:
         """Refuse what makes no sense."""
         if not 2 <= self.least <= self.window:
             raise ValueError(f"breaker.least is {self.least}, it must be in 2..window ({self.window})")
-        for name in ("max_loss_s", "open_s"):
-            value = getattr(self, name)
-            if not (isfinite(value) and value > 0):
-                raise ValueError(f"breaker.{name} is {value}, it must be a positive number of seconds")
+        check_positive(**{f"breaker.{name}": getattr(self, name) for name in ("max_loss_s", "open_s")})
 
 
 class Losses:

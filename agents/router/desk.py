@@ -80,9 +80,7 @@ class Desk:
         self.timings = Timings()
         self._num_requests = 0
         self._is_stale = True
-        self._served_by: dict[
-            str, NDArray[np.int8]
-        ] = {}  # a model that is served -> 1 where it is, or may be
+        self._served_by: dict[str, NDArray[np.int8]] = {}  # a served model -> 1 where it is, or may be
 
     def traits_changed(self, instance: Instance) -> None:
         """Take in what an instance is; of one that is new, forget what was in its place."""

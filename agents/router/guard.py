@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.export.runtime import BundlePolicy
+from agents.hyperparameters import check_positive, check_range
 from agents.policy import Decision, Policy
 from agents.router.asked import tenant_number
 from agents.router.breaker import Arm, Breaker, BreakerSettings
@@ -74,13 +75,8 @@ class GuardSettings:
         """Refuse what is no share, no duration."""
         shares = {name: getattr(self, name) for name in ("share", "holdout", "trial", "exploration")}
         shares |= {f"max_exploration.{tenant}": most for tenant, most in self.max_exploration.items()}
-        for name, value in shares.items():
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"guard.{name} is {value}, it must be in [0, 1]")
-        for name in ("max_decision_s", "rest_s"):
-            value = getattr(self, name)
-            if not 0.0 < value < float("inf"):
-                raise ValueError(f"guard.{name} is {value}, it must be a positive number of seconds")
+        check_range(0, 1, **{f"guard.{name}": value for name, value in shares.items()})
+        check_positive(**{f"guard.{name}": getattr(self, name) for name in ("max_decision_s", "rest_s")})
         if self.max_slow < 1:
             raise ValueError(f"guard.max_slow is {self.max_slow}, it must be at least 1")
 

@@ -7,13 +7,14 @@ import contextlib
 import io
 from collections import Counter
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from time import perf_counter
 from uuid import uuid4
 
 import aiohttp
 from aiohttp import web
 
+from agents.hyperparameters import check_positive
 from agents.router import headers
 from agents.router.answer_meter import AnswerMeter
 from agents.router.asked import Asked, BadRequestError, Identity, asked
@@ -55,11 +56,8 @@ class ProxySettings:
 
     def __post_init__(self) -> None:
         """Refuse what is no limit."""
-        durations = ("body_timeout_s", "idle_timeout_s", "request_timeout_s")
-        for name in (*durations, "first_byte_timeout_s", "token_timeout_s"):
-            value = getattr(self, name)
-            if not 0.0 < value < float("inf"):
-                raise ValueError(f"proxy.{name} is {value}, it must be a positive number of seconds")
+        durations = [entry.name for entry in fields(self) if entry.name.endswith("_s")]
+        check_positive(**{f"proxy.{name}": getattr(self, name) for name in durations})
         for name, least in (("max_body_bytes", 1), ("max_header_bytes", 512), ("num_retries", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"proxy.{name} is {getattr(self, name)}, it must be at least {least}")

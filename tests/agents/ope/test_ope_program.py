@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 
 from agents.config import register, register_policy_group
@@ -16,6 +15,8 @@ from agents.evaluate import evaluate as evaluate_by_playing
 from agents.ope.__main__ import evaluate
 from agents.train import train
 from conf.build import ConfigError
+from tests.agents.test_programs import TINY as TINY_WORLD
+from tests.agents.test_programs import configured
 
 from .recordings import outcome, write
 
@@ -30,26 +31,8 @@ def _policy_group():
     del ConfigStore.instance().repo["policy"]
 
 
-TINY = [
-    "cluster=tiny",
-    "workload=generated",
-    "workload.num_generated=200",
-    "workload.num_requests=150",
-    "workload.start=random",
-    "workload.rate_per_s=20",
-    "workload.max_model_len=2000",
-    "workload.prompt_median=300",
-    "workload.prompt_min=1",
-    "workload.prompt_max=1500",
-    "workload.output_median=20",
-    "workload.output_max=100",
-]
+TINY = [*TINY_WORLD, "workload.num_requests=150"]
 QUICK = ["direct_model.training.num_epochs=2"]
-
-
-def configured(program, directory, *overrides):
-    with initialize_config_module("conf", version_base="1.3"):
-        return compose(program, [*overrides, f"directory={directory}"])
 
 
 @pytest.fixture(scope="module")
