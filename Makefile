@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness bench bench-live bench-peers bench-router reliability parity plugs lint types clean
+.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness bench bench-live bench-peers bench-router reliability memory many-routers served fuzz parity plugs lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -116,6 +116,18 @@ bench-live: $(VENV)/.installed  ## Measure the client of live clusters, against 
 
 reliability: $(VENV)/.installed  ## Kill, hang and restart instances behind the router under 20,000 requests.
 	$(BIN)/python -m tests.benchmarks.check_reliability
+
+memory: $(VENV)/.installed  ## Watch the router's memory over a million requests (a quarter of an hour).
+	$(BIN)/python -m tests.benchmarks.check_memory
+
+many-routers: $(VENV)/.installed  ## Compare several routers before one fleet with one, in emulation, after make demo.
+	$(BIN)/python -m tests.benchmarks.check_many_routers
+
+served: $(VENV)/.installed vllm  ## Serve a policy trained in emulation to real vLLM servers: does its gain hold? (half an hour)
+	$(BIN)/python -m tests.benchmarks.check_served
+
+fuzz: $(VENV)/.installed  ## Fuzz what reads bytes of others (ten minutes).
+	$(BIN)/python -m tests.benchmarks.fuzz
 
 parity: $(VENV)/.installed  ## Compare exported policies with those that they were made of (ten minutes).
 	$(BIN)/python -m tests.benchmarks.check_parity

@@ -6,11 +6,12 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from envs.unfinished import PART, part_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def remove_parts(directory: Path) -> None:

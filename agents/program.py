@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from threadpoolctl import threadpool_limits
@@ -21,10 +20,13 @@ require_ours(("agents",))  # another's agents/__init__.py may have run instead o
 def use_one_thread() -> None:
     """Give linear algebra one thread in this process: the networks are too small to gain from a second.
 
-    Where other processes want the cores, threads that wait for each other make them many times slower.
+    Where other processes want the cores, threads that wait for each other make them many times slower. Torch
+    is not imported for it: a router has no other use for its 200 MiB.
     """
     threadpool_limits(1)
-    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # is what libraries take that are imported later
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
 
 
 def _is_interrupt(error: BaseException | None) -> bool:

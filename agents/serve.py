@@ -25,7 +25,6 @@ from agents.router.log import Log
 from agents.router.program import endpoints_in, loop_factory, parts_of
 from agents.router.router import Router, RouterSettings
 from agents.router.tape import TapeSettings
-from agents.router.trainer import teachable
 from agents.router.warm import warm
 from conf.build import build
 
@@ -44,6 +43,8 @@ def make_router(config: DictConfig) -> Router:
 def _learning(config: DictConfig, settings: RouterSettings) -> Learning | None:
     if config.learning is None:
         return None
+    from agents.router.trainer import teachable  # and torch with it, which a router has no other use for
+
     given: Any = OmegaConf.to_container(config.learning, resolve=True)
     agent = given.pop("agent")
     teachable(agent, given.get("run"))  # told now, and not by a trainer that ends

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from agents.build_env import build_env
 from agents.config import register
 from agents.defences.defence import is_learned
-from agents.export import bundle
+from agents.export import bundle, writing
 from agents.export.card import Card, results_of, weaknesses_of
 from agents.export.parity import compare, compare_onnx, observe
 from agents.export.plan import Range
@@ -58,7 +58,7 @@ def export(config: DictConfig, given: set[str]) -> Path:
         if not env.cluster.repeatable:
             raise ConfigError("cluster: a policy is tried in emulation; give cluster=demo or another")
         seen = observe(env, policy, config.seed, config.num_observations)
-    what = bundle.Export(name, policy, max_instances=config.max_instances)
+    what = writing.Export(name, policy, max_instances=config.max_instances)
     if is_learned(agent):
         fallback, fallback_name = _fallback(config, policy, given)
         what = what._replace(
@@ -90,7 +90,7 @@ def export(config: DictConfig, given: set[str]) -> Path:
         return card.text(parities)
 
     directory = Path(config.directory or (run / "bundle" if run else f"runs/bundles/{choice}"))
-    bundle.write(directory, what, describe)
+    writing.write(directory, what, describe)
     print(f"exported: {directory}")
     return directory
 

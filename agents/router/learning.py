@@ -25,7 +25,7 @@ from agents.export.runtime import BundleError, BundlePolicy
 from agents.files import write_json
 from agents.router.log import Log
 from agents.router.samples import NUM_FLOATS, frame
-from agents.router.trainer import SETTINGS, version_path, versions
+from agents.router.versions import SETTINGS, version_path, versions
 
 EVERY_S = 0.1
 """Between two frames to the trainer."""

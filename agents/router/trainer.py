@@ -21,30 +21,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents import checkpoint
-from agents.export import bundle
+from agents.export import writing
 from agents.export.plan import Range
 from agents.files import read_json, remove_parts
 from agents.online import load_learner
 from agents.policy import Policy, Teachable
 from agents.program import use_one_thread
 from agents.router.samples import read_frame
+from agents.router.versions import SETTINGS, version_path, versions
 from conf.build import ConfigError, build
 from envs.observation import ENCODED_NAMES
 
-SETTINGS, STATE = "trainer.json", "learner.npz"
+STATE = "learner.npz"
 NICENESS = 10
 """So that serving comes first where cores are few."""
 RANGE_MARGIN = 0.25
-
-
-def version_path(directory: Path, number: int) -> Path:
-    """Where a version lies."""
-    return directory / f"{number:06d}"
-
-
-def versions(directory: Path) -> list[int]:
-    """Numbers of the versions that are there, ascending."""
-    return sorted(int(path.name) for path in directory.glob("[0-9]" * 6) if path.is_dir())
 
 
 def teachable(node: Any, run: str | None, seed: int = 0) -> Teachable:
@@ -115,7 +106,7 @@ class Trainer:
         number = held[-1] + 1 if held else 1
         wider = np.float32(RANGE_MARGIN) * (self._high - self._low)
         name = type(self.agent).__module__.split(".")[-1]
-        export = bundle.Export(
+        export = writing.Export(
             name=name,
             policy=self.agent,
             fallback=self.fallback,
@@ -124,7 +115,7 @@ class Trainer:
             max_instances=self.max_instances,
         )
         text = f"# {name}\n\nLearned in a router, from {self.num_learned} requests. Version {number}.\n"
-        bundle.write(version_path(self.directory, number), export, lambda part: text)
+        writing.write(version_path(self.directory, number), export, lambda part: text)
         state = {
             "agent": self.agent.state(),
             "num_learned": self.num_learned,

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.export import bundle
+from agents.export import bundle, writing
 from agents.export.runtime import BundlePolicy
 from agents.heuristics.least_in_flight import LeastInFlight
 from agents.heuristics.llmd_token_load import LlmdTokenLoad
@@ -79,10 +79,10 @@ def network(folder: Path, num_instances: int) -> BundlePolicy:
     """A network of the usual size, exported."""
     torch.manual_seed(0)
     scores = ScoreNetwork(len(ENCODED_NAMES), (64, 64), (64,))
-    export = bundle.Export(
+    export = writing.Export(
         "ppo", Sb3Policy(scores), LeastInFlight(), "least_in_flight", max_instances=num_instances
     )
-    bundle.write(folder, export, lambda part: "Untrained, for a benchmark.\n")
+    writing.write(folder, export, lambda part: "Untrained, for a benchmark.\n")
     return bundle.load(folder)
 
 

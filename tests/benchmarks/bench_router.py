@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from agents.export import bundle
+from agents.export import writing
 from agents.files import write_json
 from agents.heuristics.least_in_flight import LeastInFlight
 from agents.markdown import table
@@ -98,7 +98,7 @@ def load(url: str, num_clients: int, num_requests: int, stream: bool = False) ->
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until a chat request is answered."""
-    body = b'{"model": "fake", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}'
+    body = b'{"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}'
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -177,8 +177,8 @@ def make_bundle(folder: Path) -> None:
     """A PPO network of the usual size, untrained: what it decides does not matter here."""
     torch.manual_seed(0)
     network = ScoreNetwork(len(ENCODED_NAMES), (64, 64), (64,))
-    export = bundle.Export("ppo", Sb3Policy(network), LeastInFlight(), "least_in_flight", max_instances=64)
-    bundle.write(folder, export, lambda part: "Untrained, for a benchmark.\n")
+    export = writing.Export("ppo", Sb3Policy(network), LeastInFlight(), "least_in_flight", max_instances=64)
+    writing.write(folder, export, lambda part: "Untrained, for a benchmark.\n")
 
 
 def as_table(results: dict[str, Any]) -> str:

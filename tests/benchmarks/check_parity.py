@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from agents.build_env import build_env
 from agents.config import register
-from agents.export import bundle
+from agents.export import bundle, writing
 from agents.export.parity import Parity, observe, onnx_decisions
 from agents.heuristics.dynamo_cost import DynamoCost
 from agents.heuristics.least_in_flight import LeastInFlight
@@ -57,7 +57,7 @@ def greedy(name: str) -> Policy:
 def compare(name: str, observations: Sequence[Observation], folder: Path) -> Iterator[tuple[str, Parity]]:
     """Compare all ways to compute one policy with the first."""
     policy = greedy(name)
-    bundle.write(folder, export_of(name), lambda part: "for a comparison\n")
+    writing.write(folder, export_of(name), lambda part: "for a comparison\n")
     by_numpy, by_onnx = bundle.load(folder), onnx_decisions(bundle.load(folder), folder / bundle.MODEL)
     by_numpy.reset(np.random.default_rng(0))
     routed = bundle.load(folder)

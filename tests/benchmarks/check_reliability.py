@@ -1,13 +1,14 @@
 """What clients meet with while instances are killed, hung and started again: 20,000 requests at 64 clients.
 
     make reliability
-    python -m tests.benchmarks.check_reliability [--requests 20000] [--clients 64]
+    python -m tests.benchmarks.check_reliability [--requests 20000] [--clients 64] [--vllm 0]
 
 A router of its own process before four backends of their own processes, which stream a few events and answer
-at once. Meanwhile one backend after the other is killed (SIGKILL) and started again, or stopped (SIGSTOP) and
-let go on. Then the router is told to end (SIGTERM) in the middle of a last load. Every request must get a
-whole answer, or an error with a reason; those that had not sent a byte are tried elsewhere; nothing may be
-answered twice, and at the end the router holds no request and no more connections than it began with.
+at once, or are, as many as ``--vllm`` says, real vLLM servers on a modelled device. Meanwhile one backend
+after the other is killed (SIGKILL) and started again, or stopped (SIGSTOP) and let go on. Then the router is
+told to end (SIGTERM) in the middle of a last load. Every request must get a whole answer, or an error with a
+reason; those that had not sent a byte are tried elsewhere; nothing may be answered twice, and at the end the
+router holds no request and no more connections than it began with.
 """
 
 from __future__ import annotations
@@ -22,16 +23,23 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Protocol
 
 import aiohttp
 
+from envs.live.server import Servers
+from envs.live.server_options import ServerOptions
+
 FIRST_PORT, ROUTER_PORT = 18500, 18510
 NUM_BACKENDS = 4
+
+PROFILE, TIME_SCALE = "h100_llama-3.1-8b", 1.0
+"""Of real servers."""
 EVERY_S = 1.5
 """Between two disturbances."""
-LIMIT_S = 300.0
+LIMIT_S = 1500.0
 SETTINGS = (
     "router.max_instances=8",
     "router.log_requests=none",
@@ -43,46 +51,72 @@ SETTINGS = (
 )
 
 
-class Backend:
-    """A process that can be killed and hung."""
+class Backend(Protocol):
+    """A server that can be killed and hung."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.start()
+    url: str
 
     def start(self) -> None:
         """Start it, or start it again."""
+
+    def kill(self) -> None:
+        """Kill it."""
+
+    def suspend(self) -> None:
+        """Halt it."""
+
+    def resume(self) -> None:
+        """Let it go on."""
+
+
+class Fake:
+    """One that answers at once."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.url = port, f"http://127.0.0.1:{port}"
+        self.start()
+
+    def start(self) -> None:
+        """See ``Backend``."""
         command = [sys.executable, "-m", "tests.benchmarks.router.backend", str(self.port)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen(command, **pipes)
         assert self.process.stdout is not None
         self.process.stdout.readline()
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        os.kill(self.process.pid, number)
-
     def kill(self) -> None:
-        """Kill it."""
+        """See ``Backend``."""
         self.process.kill()
         self.process.communicate()
 
+    def suspend(self) -> None:
+        """See ``Backend``."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """See ``Backend``."""
+        os.kill(self.process.pid, signal.SIGCONT)
+
 
 @contextmanager
-def backends() -> Iterator[list[Backend]]:
+def backends(num_vllm: int) -> Iterator[list[Backend]]:
     """All of them, ended at the end."""
-    held = [Backend(FIRST_PORT + number) for number in range(NUM_BACKENDS)]
-    try:
+    with ExitStack() as stack:
+        held: list[Backend] = []
+        if num_vllm:
+            options = [ServerOptions(profile=PROFILE, time_scale=TIME_SCALE, max_model_len=8192)] * num_vllm
+            held += stack.enter_context(Servers(options, "runs/reliability"))
+        for number in range(NUM_BACKENDS - num_vllm):
+            fake = Fake(FIRST_PORT + number)
+            stack.callback(fake.kill)
+            held.append(fake)
         yield held
-    finally:
-        for backend in held:
-            backend.kill()
 
 
 @contextmanager
-def router() -> Iterator[subprocess.Popen[str]]:
+def router(held: Sequence[Backend]) -> Iterator[subprocess.Popen[str]]:
     """The router, ready."""
-    names = ", ".join(f'b{n}: "http://127.0.0.1:{FIRST_PORT + n}"' for n in range(NUM_BACKENDS))
+    names = ", ".join(f'b{number}: "{backend.url}"' for number, backend in enumerate(held))
     command = [sys.executable, "-m", "agents.serve", f"router.port={ROUTER_PORT}", f"endpoints={{{names}}}"]
     process = subprocess.Popen([*command, *SETTINGS], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -104,9 +138,9 @@ async def disturb(held: list[Backend], over: asyncio.Event) -> int:
         await asyncio.sleep(EVERY_S)
         backend = held[number % len(held)]
         if number % 2:
-            backend.signal(signal.SIGSTOP)
+            backend.suspend()
             await asyncio.sleep(EVERY_S)
-            backend.signal(signal.SIGCONT)
+            backend.resume()
         else:
             await asyncio.to_thread(backend.kill)
             await asyncio.sleep(EVERY_S)
@@ -118,9 +152,9 @@ async def disturb(held: list[Backend], over: asyncio.Event) -> int:
 async def ask(session: aiohttp.ClientSession, number: int) -> str:
     """One request; what came of it in a few words."""
     is_stream = number % 2 == 0
-    message = {"role": "user", "content": f"request {number} " + "word " * 100}
-    body = {"model": "fake", "messages": [message], "stream": is_stream, "max_tokens": 16}
-    url = f"http://127.0.0.1:{ROUTER_PORT}/v1/chat/completions"
+    prompt = f"request {number} " + "word " * 100
+    body = {"model": "tiny", "prompt": prompt, "stream": is_stream, "max_tokens": 16, "ignore_eos": True}
+    url = f"http://127.0.0.1:{ROUTER_PORT}/v1/completions"
     content = b""
     try:
         async with session.post(url, json=body) as response:
@@ -195,8 +229,9 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.benchmarks.check_reliability", description=__doc__)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--vllm", type=int, default=0, help=f"of {NUM_BACKENDS} backends, real servers")
     options = parser.parse_args()
-    with backends() as held, router() as process:
+    with backends(options.vllm) as held, router(held) as process:
         time.sleep(1.0)
         asyncio.run(load(options.clients * 4, options.clients))
         time.sleep(3.0)  # idle connections are closed

@@ -6,7 +6,7 @@ import torch
 from agents.bandits.linucb import LinUCB
 from agents.bandits.lodestar import Lodestar
 from agents.bandits.predictor import Training
-from agents.export import bundle
+from agents.export import writing
 from agents.export.plan import Range
 from agents.heuristics.least_in_flight import LeastInFlight
 from agents.rl.network import ScoreNetwork
@@ -47,9 +47,9 @@ KINDS = {**{name: lambda name=name: make(name) for name in CONFIGS}, **LEARNED}
 def export_of(name):
     policy = KINDS[name]()
     if name not in LEARNED:
-        return bundle.Export(name, policy)
+        return writing.Export(name, policy)
     rows = np.concatenate([encode(*look(np.random.default_rng(seed)).values()) for seed in range(50)])
-    return bundle.Export(
+    return writing.Export(
         name,
         policy,
         fallback=make("least_in_flight"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.export import bundle, runtime
+from agents.export import bundle, runtime, writing
 from agents.export.parity import Parity, compare, onnx_decisions
 from agents.policy import Decision
 from tests.agents.export.exported import KINDS, LEARNED, export_of, seen
@@ -20,7 +20,7 @@ OBSERVATIONS = seen(600)
 def bundles(tmp_path_factory):
     directory = tmp_path_factory.mktemp("bundles")
     for name in KINDS:
-        bundle.write(directory / name, export_of(name), lambda part: "a card")
+        writing.write(directory / name, export_of(name), lambda part: "a card")
     return directory
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.export import bundle, runtime
+from agents.export import runtime, writing
 from agents.export.runtime import ARRAYS, PLAN, SCHEMA, BundleError, load
 from envs.observation import INSTANCE_FEATURES, SCHEMA_HASH
 from tests.agents.export.exported import export_of, seen
@@ -22,7 +22,7 @@ OBSERVATION = seen(2)[1]
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "bundle"
-    bundle.write(folder, export_of("network"), lambda part: "a card")
+    writing.write(folder, export_of("network"), lambda part: "a card")
     return folder
 
 
@@ -242,6 +242,6 @@ def test_observations_that_cannot_be(folder):
 
 
 def test_a_rule_has_no_fallback(tmp_path):
-    bundle.write(tmp_path / "rule", export_of("random"), lambda part: "a card")
+    writing.write(tmp_path / "rule", export_of("random"), lambda part: "a card")
     with pytest.raises(BundleError, match="has no fallback"):
         load(tmp_path / "rule").fall_back(OBSERVATION)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.export import bundle, onnx_file
+from agents.export import bundle, onnx_file, writing
 from agents.export.plan import trace
 from agents.export.runtime import INPUTS, OPERATIONS, Plan
 from agents.export.tracing import CannotExportError, Tracer
@@ -109,7 +109,7 @@ def test_every_operation_is_used():
 
 
 def test_the_model_says_what_it_is(tmp_path):
-    bundle.write(tmp_path / "b", export_of("network"), lambda part: "a card")
+    writing.write(tmp_path / "b", export_of("network"), lambda part: "a card")
     model = onnx.load(tmp_path / "b" / bundle.MODEL)
     about = {entry.key: entry.value for entry in model.metadata_props}
     assert about.keys() == {"name", "version", "schema_hash"}

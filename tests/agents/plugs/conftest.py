@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from agents.export import bundle
+from agents.export import writing
 from tests.agents.export.exported import export_of
 
 
@@ -15,7 +15,7 @@ def folders(tmp_path_factory):
     directory = tmp_path_factory.mktemp("plugged")
     names = ("network", "least_in_flight", "llmd_affinity")
     for name in names:
-        bundle.write(directory / name, export_of(name), lambda part: "a card")
+        writing.write(directory / name, export_of(name), lambda part: "a card")
     return {name: directory / name for name in names}
 
 

@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_module
 
 from agents.build_env import build_env
 from agents.config import register
-from agents.export import bundle
+from agents.export import writing
 from agents.export.parity import TOLERANCE, Parity, observe
 from agents.plugs import ray_serve
 from agents.plugs.chooser import Chooser
@@ -186,9 +186,9 @@ def main():
     with closing(build_env(config)) as env:
         observations = observe(env, policy, config.seed, given.num_observations)
     print(f"recorded {len(observations):,} observations in {time.monotonic() - started_s:.0f} s", flush=True)
-    export = export_of(given.agent) if given.agent in LEARNED else bundle.Export(given.agent, policy)
+    export = export_of(given.agent) if given.agent in LEARNED else writing.Export(given.agent, policy)
     with tempfile.TemporaryDirectory() as directory:
-        bundle.write(Path(directory) / "bundle", export, lambda part: "a card")
+        writing.write(Path(directory) / "bundle", export, lambda part: "a card")
         found = compare(export.policy, Path(directory) / "bundle", observations)
     for name, (parity, num_others) in found.items():
         print(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from agents.export import bundle
+from agents.export import writing
 from tests.agents.export.exported import export_of
 from tests.agents.heuristics.test_conformance import observations
 from tests.agents.plugs.decide_alike import compare
@@ -15,7 +15,7 @@ POLICIES = ["network", "linucb", "dynamo_cost", "llmd_affinity", "least_in_fligh
 def test_every_plug_chooses_as_the_policy(name, tmp_path):
     rng, export = np.random.default_rng(0), export_of(name)
     seen = [observations(rng, 6, coarse=number % 2 == 0) for number in range(200)]
-    bundle.write(tmp_path / "bundle", export, lambda part: "a card")
+    writing.write(tmp_path / "bundle", export, lambda part: "a card")
     found = compare(export.policy, tmp_path / "bundle", seen)
     assert found.keys() == {
         "ray_serve",

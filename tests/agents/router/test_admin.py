@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import aiohttp
 import pytest
 
-from agents.export import bundle
+from agents.export import writing
 from agents.router.admin import Admin, AdminSettings
 from tests.agents.export.exported import export_of
 from tests.agents.router.serving import Answer, body, in_loop, post, posts, serving
@@ -21,7 +21,7 @@ TOKEN = "a token that nobody guesses"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("admin") / "network"
-    bundle.write(folder, export_of("network"), lambda part: "a card")
+    writing.write(folder, export_of("network"), lambda part: "a card")
     return folder
 
 

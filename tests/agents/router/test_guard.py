@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents.export import bundle
+from agents.export import bundle, writing
 from agents.export.runtime import Decision, Judged
 from agents.router.breaker import BreakerSettings
 from agents.router.guard import REASONS, Guard, GuardSettings
@@ -19,7 +19,7 @@ OBSERVATIONS = seen(300)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("guard") / "network"
-    bundle.write(folder, export_of("network"), lambda part: "a card")
+    writing.write(folder, export_of("network"), lambda part: "a card")
     return folder
 
 

@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from agents.config import register
-from agents.export import bundle
+from agents.export import writing
 from agents.serve import make_router
 from conf.build import ConfigError
 from tests.agents.export.exported import export_of
@@ -48,7 +48,7 @@ def ask(url, content=None):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serve") / "network"
-    bundle.write(folder, export_of("network"), lambda part: "a card")
+    writing.write(folder, export_of("network"), lambda part: "a card")
     return folder
 
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from agents.export import bundle
+from agents.export import bundle, writing
 from tests.adversary.page.test_browser import CHROMIUM, DRIVER, browsing
 from tests.agents.export.exported import export_of
 from tests.agents.router.serving import body, posts
@@ -43,7 +43,7 @@ def errors(driver):
 
 
 def test_it_shows_what_the_router_does(driver, tmp_path):
-    bundle.write(tmp_path / "network", export_of("network"), lambda part: "a card")
+    writing.write(tmp_path / "network", export_of("network"), lambda part: "a card")
     policy = bundle.load(tmp_path / "network")
     with fakes(2) as servers, administered(servers, policy=policy) as (router, admin, _):
         connect(driver, admin, TOKEN)

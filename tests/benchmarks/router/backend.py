@@ -12,20 +12,20 @@ import sys
 from aiohttp import web
 
 METRICS = """\
-vllm:num_requests_running{engine="0",model_name="fake"} 1.0
-vllm:num_requests_waiting{engine="0",model_name="fake"} 0.0
+vllm:num_requests_running{engine="0",model_name="tiny"} 1.0
+vllm:num_requests_waiting{engine="0",model_name="tiny"} 0.0
 vllm:cache_config_info{block_size="16",enable_prefix_caching="True",engine="0",num_gpu_blocks="65536"} 1.0
-vllm:kv_cache_usage_perc{engine="0",model_name="fake"} 0.1
-vllm:prefix_cache_queries_total{engine="0",model_name="fake"} 0.0
-vllm:prefix_cache_hits_total{engine="0",model_name="fake"} 0.0
+vllm:kv_cache_usage_perc{engine="0",model_name="tiny"} 0.1
+vllm:prefix_cache_queries_total{engine="0",model_name="tiny"} 0.0
+vllm:prefix_cache_hits_total{engine="0",model_name="tiny"} 0.0
 """
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "length"}
 USAGE = {"prompt_tokens": 500, "completion_tokens": 1, "total_tokens": 501}
 ANSWER = json.dumps(
-    {"id": "x", "object": "chat.completion", "model": "fake", "choices": [CHOICE], "usage": USAGE}
+    {"id": "x", "object": "chat.completion", "model": "tiny", "choices": [CHOICE], "usage": USAGE}
 )
 DELTA = {"index": 0, "delta": {"content": "a"}, "finish_reason": None}
-CHUNK = {"id": "x", "object": "chat.completion.chunk", "model": "fake", "choices": [DELTA]}
+CHUNK = {"id": "x", "object": "chat.completion.chunk", "model": "tiny", "choices": [DELTA]}
 EVENT = f"data: {json.dumps(CHUNK)}\n\n"
 NUM_EVENTS = 16
 """Of a streamed answer, each written by itself."""
@@ -35,10 +35,10 @@ async def handle(request: web.BaseRequest) -> web.StreamResponse:
     """Answer as vLLM would, without thinking."""
     if request.method == "GET":
         if request.path == "/v1/models":
-            return web.json_response({"object": "list", "data": [{"id": "fake", "max_model_len": 131072}]})
+            return web.json_response({"object": "list", "data": [{"id": "tiny", "max_model_len": 131072}]})
         if request.path == "/metrics":
             return web.Response(text=METRICS)
-        return web.json_response({"model_id": "fake", "status": "ok"})
+        return web.json_response({"model_id": "tiny", "status": "ok"})
     body = json.loads(await request.read())
     if not body.get("stream"):
         return web.Response(text=ANSWER, content_type="application/json")

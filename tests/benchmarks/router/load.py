@@ -35,7 +35,7 @@ def bodies(num: int, stream: bool) -> list[bytes]:
         content = shared[int(rng.integers(NUM_SHARED))] + text() + str(number)
         message = [{"role": "user", "content": content}]
         made.append(
-            json.dumps({"model": "fake", "messages": message, "max_tokens": 1, "stream": stream}).encode()
+            json.dumps({"model": "tiny", "messages": message, "max_tokens": 1, "stream": stream}).encode()
         )
     return made
 

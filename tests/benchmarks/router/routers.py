@@ -57,6 +57,10 @@ ROUTERS = (
     Measured("RouteGym, PPO", (*OURS, "policy={folder}", "router.guard.check_range=false")),
     Measured("RouteGym, llmd_token_load", (*OURS, "agent@heuristic=llmd_token_load")),
     Measured(
+        "Envoy 1.40 and RouteGym's picker, PPO",
+        ("-m", "tests.benchmarks.router.envoy_and_picker", "{port}", "{folder}", "{backends}"),
+    ),
+    Measured(
         "vllm-router 0.1.17, round_robin",
         ("-m", "vllm_router.launch_router", *RUST, "--policy", "round_robin"),
         VLLM_ROUTER,

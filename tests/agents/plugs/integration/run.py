@@ -24,7 +24,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.export import bundle
+from agents.export import writing
 from tests.agents.export.exported import KINDS, export_of
 
 ROOT = Path(__file__).parents[4]
@@ -127,7 +127,7 @@ def main() -> int:
     lines = []
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory) / "bundle"
-        bundle.write(folder, export_of(given.policy), lambda part: "a card")
+        writing.write(folder, export_of(given.policy), lambda part: "a card")
         for host in HOSTS:
             if given.only and host.name not in given.only:
                 continue

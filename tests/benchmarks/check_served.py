@@ -1,0 +1,296 @@
+"""Does a policy that was trained in emulation gain as much when the router serves it to real vLLM servers?
+
+    make served
+    python -m tests.benchmarks.check_served [--seeds 6] [--requests 120] [--steps 40960]
+
+Two unlike vLLM servers on modelled devices, each so many times slower than its profile that this machine
+keeps up. Their emulated twin, with the same slowed profiles, is where a MaskablePPO policy is trained and
+where today's rules are compared; the best of them on streams of its own is the opponent. Then the same
+streams of requests are played in emulation and, as HTTP with token-id prompts at the instants of their
+arrival, through the router, once with the policy's bundle and once with the rule. Printed are both gains in
+mean TTFT, with intervals over streams. Ends with status 1 where the emulator's gain is not within the served
+one's interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import numpy as np
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from agents import cells
+from agents.build_env import build_env
+from agents.comparison import Estimate, relative_difference
+from agents.config import register
+from agents.files import write_json
+from agents.heuristics.round_robin import RoundRobin
+from agents.policy import Decision
+from agents.rollout import play
+from envs.cluster import Request
+from envs.emulator.profile import load, save
+from envs.emulator.step_time import StepTimeLaw
+from envs.live.answer import Answer
+from envs.live.endpoint import Endpoint
+from envs.live.prompts import Prompts
+from envs.live.request_body import request_body
+from envs.live.server import Servers
+from envs.live.server_options import ServerOptions
+from envs.live.sse import EventParser
+from envs.observation import Observation
+from envs.routing import RoutingEnv
+
+PROFILES = ("h100_llama-3.1-8b", "l40s_llama-3.1-8b")
+AGENT = "maskable_ppo"
+RATE_PER_S = 7.0
+"""Of the devices at full speed: some 60 % of what they can do (``experiment=fidelity``)."""
+MAX_MODEL_LEN = 16384
+ROUTER_PORT = 18620
+TUNING_SEEDS = tuple(range(100, 110))
+"""Streams by which the best rule is chosen."""
+RUN_LIMIT_S = 600.0
+
+
+class Measured(NamedTuple):
+    """Mean TTFT of each stream, in seconds."""
+
+    policy: list[float]
+    rule: list[float]
+
+    def gain(self) -> Estimate:
+        """How many times as long the rule takes, less 1, over the streams."""
+        return relative_difference(self.rule, self.policy)
+
+
+class Witness(RoundRobin):
+    """Notes each request of an episode."""
+
+    def __init__(self, env: RoutingEnv) -> None:
+        super().__init__()
+        self.env, self.requests = env, list[Request]()
+
+    def act(self, observation: Observation) -> Decision:
+        """Note, and go on."""
+        self.requests.append(self.env.request)
+        return super().act(observation)
+
+
+def slowed(folder: Path, factor: float) -> list[str]:
+    """Profiles whose every step takes ``factor`` times as long; their paths."""
+    paths = []
+    for name in PROFILES:
+        profile = load(name)
+        law = StepTimeLaw(*(factor * coefficient for coefficient in profile.law))
+        path = folder / f"{name}_slow.json"
+        save(replace(profile, name=path.stem, law=law, fit_error=()), path)
+        paths.append(str(path.resolve()))
+    return paths
+
+
+def world(endpoints: Path, factor: float, num_requests: int) -> list[str]:
+    """Overrides: the twin of the servers and the workload, slowed alike."""
+    workload = {
+        "num_generated": 2000,
+        "rate_per_s": RATE_PER_S / factor,
+        "num_prefix_groups": 16,
+        "frac_shared_prefix": 0.4,
+        "hash_block_tokens": 64,
+        "prompt_median": 3000,
+        "prompt_sigma": 0.7,
+        "prompt_min": 64,
+        "prompt_max": 12000,
+        "output_median": 30,
+        "output_sigma": 0.4,
+        "output_min": 4,
+        "output_max": 200,
+        "num_requests": num_requests,
+        "start": "random",
+    }
+    settings = ["cluster=twin", f"cluster.endpoints={endpoints.resolve()}", "workload=generated"]
+    return [*settings, *(f"workload.{key}={value}" for key, value in workload.items())]
+
+
+def evaluation(overrides: Sequence[str], seeds: Sequence[int], run: Path) -> DictConfig:
+    """The config of an evaluation of all rules and the trained policy."""
+    with initialize_config_module("conf", version_base="1.3"):
+        return compose(
+            "evaluate",
+            [
+                "experiment=heuristics",
+                *overrides,
+                f"+agent@policies.{AGENT}={AGENT}",
+                f"+trained.{AGENT}={run}",
+                f"seeds={list(seeds)}",
+                "warmup_s=0",
+                "directory=unused",
+            ],
+        )
+
+
+def mean_ttfts(config: DictConfig, directory: Path) -> dict[str, list[float]]:
+    """Mean TTFT of every policy on every stream, in emulation."""
+    ttfts: dict[str, list[float]] = {}
+    for cell in cells.run(config, directory):
+        ledger, _ = cells.read(directory, cell)
+        assert not ledger["failure"].any(), cell
+        ttfts.setdefault(cell.policy, []).append(float(ledger["ttft_s"].mean()))
+    return ttfts
+
+
+def stream_of(config: DictConfig, seed: int) -> list[Request]:
+    """The requests of an episode."""
+    with closing(build_env(config)) as env:
+        witness = Witness(env)
+        play(env, witness, seed)
+    return witness.requests
+
+
+@contextmanager
+def router(endpoints: Path, settings: Sequence[str], log: Path) -> Iterator[str]:
+    """Our router, ready; its URL."""
+    command = [sys.executable, "-m", "agents.serve", f"router.port={ROUTER_PORT}", f"endpoints={endpoints}"]
+    command += ["router.scrape_interval_s=0.1", "router.guard.holdout=0", "router.guard.max_decision_s=0.05"]
+    with log.open("a") as file:
+        process = subprocess.Popen([*command, *settings], stdout=subprocess.PIPE, stderr=file, text=True)
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        if not line.startswith("routing"):
+            raise RuntimeError(f"the router does not start: {line}; see {log}")
+        yield f"http://127.0.0.1:{ROUTER_PORT}"
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+async def ttft_s(session: aiohttp.ClientSession, url: str, body: bytes) -> float:
+    """Seconds until the first token of one request."""
+    began_s, first_s = time.perf_counter(), float("nan")
+    answer, events = Answer(), EventParser()
+    async with session.post(
+        url + "/v1/completions", data=body, headers={"Content-Type": "application/json"}
+    ) as response:
+        if response.status != 200:
+            raise RuntimeError(f"http {response.status}: {(await response.read())[:300]!r}")
+        async for data in response.content.iter_any():
+            at_s = time.perf_counter()
+            for event in events.feed(data):
+                if answer.take(event) and first_s != first_s:
+                    first_s = at_s - began_s
+    if not answer.is_done:
+        raise RuntimeError("an answer that broke off")
+    return first_s
+
+
+async def ttfts_of(url: str, requests: Sequence[Request], salt: str) -> list[float]:
+    """Send every request when it arrives; their TTFTs."""
+    endpoint, prompts = Endpoint("router", url), Prompts(64)
+    begun_s = time.perf_counter() + 0.5 - requests[0].arrived_at_s
+    connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=RUN_LIMIT_S)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        async with session.get(url + "/v1/models") as response:
+            model = (await response.json())["data"][0]["id"]
+        tasks = []
+        for request in requests:
+            tokens = prompts.tokens(request)
+            body = request_body(endpoint, model, request, tokens, request.num_output_tokens, salt, False)
+            await asyncio.sleep(max(0.0, begun_s + request.arrived_at_s - time.perf_counter()))
+            tasks.append(asyncio.create_task(ttft_s(session, url, body)))
+        return list(await asyncio.gather(*tasks))
+
+
+def decided_by(url: str) -> Counter[str]:
+    """The router's decisions, by who made them: the policy, or why it was the heuristic."""
+    with urllib.request.urlopen(url + "/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    counted = (line.rpartition(" ") for line in lines if line.startswith("routegym_decisions_total"))
+    return Counter({name.split('"')[1]: int(float(number)) for name, _, number in counted})
+
+
+def program(*arguments: str) -> None:
+    """Run one of ours."""
+    subprocess.run([sys.executable, "-m", *arguments], check=True)
+
+
+def main() -> int:
+    """Run the check."""
+    parser = argparse.ArgumentParser("python -m tests.benchmarks.check_served", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=6, help="streams that are played")
+    parser.add_argument("--requests", type=int, default=120, help="in each")
+    parser.add_argument("--steps", type=int, default=40960, help="decisions that the policy is trained for")
+    parser.add_argument("--slow", type=float, default=4.0, help="how many times slower than their profiles")
+    parser.add_argument("--directory", type=Path, default=Path("runs/served"))
+    options = parser.parse_args()
+    register()
+    folder: Path = options.directory
+    folder.mkdir(parents=True, exist_ok=True)
+    servers = [
+        ServerOptions(profile=path, max_model_len=MAX_MODEL_LEN) for path in slowed(folder, options.slow)
+    ]
+    with Servers(servers, folder / "servers") as running:
+        endpoints = folder / "endpoints.json"
+        write_json(endpoints, running.endpoints())
+        overrides = world(endpoints, options.slow, options.requests)
+        run, bundle = folder / f"{AGENT}-0", folder / "bundle"
+        train = [f"agent={AGENT}", f"name={folder.name}", f"total_timesteps={options.steps}"]
+        program("agents.train", *train, *overrides, f"hydra.run.dir={run}", "workload.seed=1")
+        tuning = mean_ttfts(evaluation(overrides, TUNING_SEEDS, run), folder / "tuning")
+        rules = {name: float(np.mean(each)) for name, each in tuning.items() if name != AGENT}
+        best = min(rules, key=rules.__getitem__)
+        print(f"best rule: {best}, {rules[best]:.3f} s; {AGENT}: {np.mean(tuning[AGENT]):.3f} s")
+        program(
+            "agents.export", f"run={run}", f"directory={bundle}", f"agent@fallback={best}", "max_instances=8"
+        )
+        seeds = range(options.seeds)
+        config = evaluation(overrides, seeds, run)
+        emulated = mean_ttfts(config, folder / "emulated")
+        arms = {
+            AGENT: [f"policy={bundle}", f"agent@heuristic={best}", "router.max_instances=8"],
+            best: [f"agent@heuristic={best}", "router.max_instances=8"],
+        }
+        served: dict[str, list[float]] = {arm: [] for arm in arms}
+        decided: dict[str, Counter[str]] = {arm: Counter() for arm in arms}
+        for seed in tqdm(seeds, desc="streams", disable=None):
+            requests = stream_of(config, seed)
+            for arm in arms if seed % 2 else reversed(arms):
+                with router(endpoints, arms[arm], folder / "router.log") as url:
+                    times_s = asyncio.run(ttfts_of(url, requests, f"{arm}-{seed}-{time.time_ns()}"))
+                    decided[arm] += decided_by(url)
+                served[arm].append(float(np.mean(times_s)))
+    gains = {
+        "emulated": Measured(emulated[AGENT], emulated[best]),
+        "served": Measured(served[AGENT], served[best]),
+    }
+    print(f"{options.seeds} streams of {options.requests} requests, {options.slow:g} times slow; mean TTFT:")
+    for name, measured in gains.items():
+        gain = measured.gain()
+        print(
+            f"  {name:8} {AGENT} {np.mean(measured.policy):.3f} s, {best} {np.mean(measured.rule):.3f} s:"
+            f" {100 * gain.value:+.1f} % ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+        )
+    print(f"with the bundle, decisions were made by: {dict(decided[AGENT])}")
+    gain = gains["served"].gain()
+    holds = gain.low <= gains["emulated"].gain().value <= gain.high
+    results = {name: {**each._asdict(), "gain": each.gain()._asdict()} for name, each in gains.items()}
+    facts = {"best_rule": best, "decided": decided[AGENT], "holds": holds}
+    write_json(folder / "served.json", {**facts, **results})
+    print("holds" if holds else "DOES NOT HOLD: the emulator's gain is not within the served one's interval")
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
