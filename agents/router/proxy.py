@@ -265,6 +265,8 @@ class _Call:
         """Pass on events as they come."""
         desk, meter, content = self.proxy.desk, AnswerMeter(), answer.content
         data = await content.readany()
+        if not data:
+            raise NoAnswerError("a stream without a byte")
         desk.first_token(ticket)
         self.ttft_s = desk.fleet.clock.now_s - self.arrived_at_s
         loop, within_s = asyncio.get_running_loop(), self.proxy.settings.token_timeout_s

@@ -139,3 +139,14 @@ def test_whatever_an_instance_answers(before_one, answer):
     if got.status >= 500 and not answer.startswith(b"HTTP/1.1 5"):
         assert got.json["error"]["message"]
     assert soon(lambda: nothing_under_way(router))
+
+
+def test_a_stream_without_a_byte_is_no_answer(before_one):
+    held, router = before_one
+    held.answer = ANSWER + b"Content-Length: 0\r\n\r\n"
+    got = post(router, body())
+    assert got.status == 502
+    assert (
+        got.json["error"]["message"]
+        == "instance a: a stream without a byte; none of 1 instances is up but where it failed"
+    )
