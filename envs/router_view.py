@@ -9,7 +9,8 @@ The environment holds one, and so does a live router::
     on first token:    view.first_token(request_id, now_s)
     on completion:     view.completed(request_id, num_output_tokens, now_s)
 
-It sees nothing of the cluster but snapshots and its own requests.
+It sees nothing of the cluster but snapshots and its own requests, and where there are other routers before
+the same instances, what those tell of theirs: ``view.told(their counts)``.
 """
 
 from __future__ import annotations
@@ -21,9 +22,20 @@ from numpy.typing import NDArray
 
 from envs import knowledge
 from envs.cluster import ClusterSnapshot, InstanceTraits, Request
-from envs.knowledge import FIRST_TENANT, NO_TENANT, blank_knowledge, know_nothing
-from envs.observation import INSTANCE_FEATURES, REQUEST_FEATURES, Observation
+from envs.counts import COUNTED, Counts
+from envs.fading import faded, per_s
+from envs.knowledge import ARRIVALS, FIRST_TENANT, NO_TENANT, blank_knowledge, know_nothing
+from envs.observation import (
+    ARRIVALS_PER_S,
+    INSTANCE_FEATURES,
+    INSTANCE_HIGH,
+    RECENT_TOKENS_PER_S,
+    REQUEST_FEATURES,
+    Observation,
+)
 from envs.prefix_index import PrefixIndex
+
+_MOST_COUNTED = INSTANCE_HIGH[list(COUNTED)]
 
 
 class RouterView:
@@ -67,6 +79,7 @@ class RouterView:
         self._slots: dict[int, int] = {}  # request_id -> its row of the flights
         self._free_slots = list(range(len(self._knowledge.flights)))[::-1]
         self._looked: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+        self._others: Counts | None = None
 
     def join(self, instance: int, traits: InstanceTraits, is_new: bool) -> None:
         """Take in what an instance is; of one that is new in its place, forget what was there before."""
@@ -87,6 +100,21 @@ class RouterView:
             snapshot.healthy,
             now_s,
         )
+
+    def counts(self, now_s: float) -> Counts:
+        """What this router counts of its own requests."""
+        known, half_life_s = self._knowledge, self.half_life_s
+        counts = known.table[:, COUNTED]
+        tokens, at_s = known.instances["tokens"], known.instances["tokens_at_s"]
+        for number in range(len(counts)):
+            left = faded(tokens[number], at_s[number], now_s, half_life_s)
+            counts[number, COUNTED.index(RECENT_TOKENS_PER_S)] = per_s(left, half_life_s)
+        arrivals, arrived_at_s = known.fading[ARRIVALS]
+        return Counts(counts, per_s(faded(arrivals, arrived_at_s, now_s, half_life_s), half_life_s))
+
+    def told(self, others: Counts | None) -> None:
+        """Take in what the other routers count together, of the same instances; None: there are none."""
+        self._others = others
 
     def look(
         self, request: Request, now_s: float, exact_hit_tokens: NDArray[np.int64] | None = None
@@ -117,6 +145,10 @@ class RouterView:
             features,
             mask,
         )
+        if (others := self._others) is not None:
+            seen = instances[: len(others.instances)]
+            seen[:, COUNTED] = np.clip(seen[:, COUNTED] + others.instances, 0.0, _MOST_COUNTED)
+            features[ARRIVALS_PER_S] += others.arrivals_per_s
         return {"instances": instances, "request": features, "mask": mask}
 
     def sent(self, request: Request, instance: int, now_s: float) -> None:

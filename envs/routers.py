@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from math import floor, inf
 
 import numpy as np
 
 from envs.cluster import Request
+from envs.counts import Counts
 from envs.router_view import RouterView
 
 AFFINITIES = ("request", "session")
@@ -20,22 +23,45 @@ class Routers:
         views: One per router.
         affinity: ``request``: every request is a connection of its own; ``session``: those of a session share
             one (requests without a session are connections of their own).
+        share_interval_s: How often they tell each other what they count; None: never.
 
     A request that is sent again lands on the router that has it: the client does not know of it.
     """
 
-    def __init__(self, views: Sequence[RouterView], affinity: str) -> None:
+    def __init__(
+        self, views: Sequence[RouterView], affinity: str, share_interval_s: float | None = None
+    ) -> None:
+        if share_interval_s is not None and not share_interval_s > 0:
+            raise ValueError(f"share_interval_s is {share_interval_s}, it must be more than 0, or null")
         if affinity not in AFFINITIES:
             raise ValueError(f"router_affinity is {affinity!r}, use one of {', '.join(AFFINITIES)}")
         self.views = tuple(views)
         self._by_session = affinity == "session"
         self._salt = 0
+        self._share_interval_s = share_interval_s if len(views) > 1 else None
+        self._num_shares = 1  # with that to come
+        self.next_share_at_s = inf
+        """When they tell each other next; infinite where they do not."""
 
     def reset(self, rng: np.random.Generator) -> None:
         """Let every router know nothing; where connections land follows from ``rng``."""
         for view in self.views:
             view.reset()
         self._salt = int(rng.integers(1 << 63))
+        if self._share_interval_s is not None:
+            self._num_shares, self.next_share_at_s = 1, self._share_interval_s
+
+    def share(self, now_s: float) -> None:
+        """Let them tell each other what they count, if it is time."""
+        if self._share_interval_s is None or now_s < self.next_share_at_s:
+            return
+        counts = [view.counts(now_s) for view in self.views]
+        total = reduce(Counts.plus, counts)
+        for view, own in zip(self.views, counts, strict=True):
+            view.told(total.minus(own))
+        # By a count, and not from now_s alone: a quotient that is rounded down would have them share forever.
+        self._num_shares = max(self._num_shares, floor(now_s / self._share_interval_s)) + 1
+        self.next_share_at_s = self._num_shares * self._share_interval_s
 
     def router_of(self, request: Request) -> int:
         """Which router a request lands on."""

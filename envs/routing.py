@@ -85,6 +85,8 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
             share, as real routers do not, unless it keeps one memory per ``router`` (``agents.per_router``
             does).
         router_affinity: What lands on one router, each ``request`` by itself or a whole ``session``.
+        share_interval_s: How often routers tell each other what each counts, so that their counters hold the
+            requests of all, those of the others as of then; null: never.
         render_mode: ``ansi`` (text) or ``rgb_array`` (a picture of queues, KV use and hits).
     """
 
@@ -104,6 +106,7 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
         max_retries: int = 0,
         num_routers: int = 1,
         router_affinity: str = "request",
+        share_interval_s: float | None = None,
         render_mode: str | None = None,
     ) -> None:
         if prefix_hits not in ("estimated", "exact"):
@@ -135,7 +138,7 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
             )
             return RouterView(traits, max_instances, index, half_life_s)
 
-        self.routers = Routers([view() for _ in range(num_routers)], router_affinity)
+        self.routers = Routers([view() for _ in range(num_routers)], router_affinity, share_interval_s)
         self._router = 0
         self.max_retries = max_retries
         self._max_model_len = np.array([trait.max_model_len for trait in traits])
@@ -267,8 +270,9 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
         events, retried = Events([], []), list[Completion]()
         stop_at_completion = workload.closed_loop or self.max_retries > 0
         while not self._to_retry and not workload.exhausted:
-            next_at_s = workload.next_arrival_at_s()
+            next_at_s = min(workload.next_arrival_at_s(), self.routers.next_share_at_s)
             self._take(cluster.advance_to(next_at_s, stop_at_completion), events, retried)
+            self.routers.share(cluster.now_s)
             if cluster.now_s >= workload.next_arrival_at_s():
                 break
         if not self._to_retry and workload.exhausted:

@@ -26,6 +26,7 @@ from agents.router.assembly import CommonSettings, assemble
 from agents.router.exposition import registry_of
 from agents.router.log import Log
 from agents.router.pages import NAMES, State, page
+from agents.router.peers import Peers
 from envs.live.endpoint import Endpoint
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
@@ -94,6 +95,7 @@ class Picker:
         self.log = Log(settings.log_requests)
         self.calls = Calls(self.desk, settings.calls, settings.identity, self.log)
         self._messages = Messages()
+        self._peers = Peers(settings.peers, self.desk, self.log)
         self._registry = registry_of(self.calls)
         self._logging: asyncio.Task[None] | None = None
         self._server: Any = None
@@ -121,6 +123,7 @@ class Picker:
             await self._pages.setup()
             await web.TCPSite(self._pages, settings.admin_host, settings.admin_port).start()
             await self.desk.fleet.become(self._endpoints)
+            await self._peers.start()
             await self._listen()
         except BaseException:
             await self.stop()
@@ -151,6 +154,7 @@ class Picker:
             self.log.event("stopped", num_cut_off=self.calls.num_in_flight)
         if self._pages is not None:
             await self._pages.cleanup()
+        await self._peers.stop()
         await self.desk.fleet.close()
         if self._logging is not None:
             self._logging.cancel()
@@ -208,7 +212,7 @@ class Picker:
             exchange.end()
 
     async def _page(self, request: web.BaseRequest) -> web.StreamResponse:
-        answer = page(request, self.state, self.desk.fleet, self._registry)
+        answer = page(request, self.state, self.desk, self._registry)
         return web.Response(status=404, text=f"there is {NAMES}\n") if answer is None else answer
 
 

@@ -15,6 +15,7 @@ from agents.router.desk import Desk
 from agents.router.fleet import Fleet, check
 from agents.router.guard import Guard, GuardSettings
 from agents.router.log import Which
+from agents.router.peers import PeersSettings
 from envs.live.clock import Clock
 from envs.live.endpoint import Endpoint
 from envs.live.limits import Limits
@@ -35,6 +36,7 @@ class CommonSettings:
     guard: GuardSettings = field(default_factory=GuardSettings)
     identity: Identity = field(default_factory=Identity)
     limits: Limits = field(default_factory=Limits)
+    peers: PeersSettings = field(default_factory=PeersSettings)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""

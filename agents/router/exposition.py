@@ -63,6 +63,9 @@ class RouterCollector(Collector):
         for name, what in (("num_retries", "Requests sent again"), ("num_broken_off", "Answers broken off")):
             yield CounterMetricFamily(f"routegym_{name.removeprefix('num_')}", what, value=front.counts[name])
         yield GaugeMetricFamily("routegym_in_flight", "Requests under way", value=front.num_in_flight)
+        yield GaugeMetricFamily(
+            "routegym_peers", "Other routers that tell their counts", value=desk.num_peers
+        )
         yield from self._instances()
         now_s = desk.fleet.clock.now_s
         breaker = GaugeMetricFamily(

@@ -1,4 +1,4 @@
-"""What operators ask of a router: whether it is alive, whether it is ready, and its metrics."""
+"""What operators ask of a router: is it alive, is it ready, its metrics; and what peers ask: its counts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Literal
 from aiohttp import web
 from prometheus_client.registry import CollectorRegistry
 
+from agents.router.desk import Desk
 from agents.router.exposition import exposition
 from agents.router.fleet import Fleet
 
 State = Literal["starting", "ready", "draining"]
-NAMES = "/healthz, /readyz and /metrics"
+NAMES = "/healthz, /readyz, /metrics and /counts"
 
 
 def is_ready(state: State, fleet: Fleet) -> bool:
@@ -20,7 +21,7 @@ def is_ready(state: State, fleet: Fleet) -> bool:
 
 
 def page(
-    request: web.BaseRequest, state: State, fleet: Fleet, registry: CollectorRegistry
+    request: web.BaseRequest, state: State, desk: Desk, registry: CollectorRegistry
 ) -> web.Response | None:
     """Answer one of ``NAMES``; None: it is none of them."""
     if request.method not in ("GET", "HEAD"):
@@ -29,8 +30,10 @@ def page(
         case "/health" | "/healthz":
             return web.Response(text="alive\n")
         case "/readyz":
-            status = 200 if is_ready(state, fleet) else 503
-            return web.Response(status=status, text=f"{state}, {fleet.num_open} instances up\n")
+            status = 200 if is_ready(state, desk.fleet) else 503
+            return web.Response(status=status, text=f"{state}, {desk.fleet.num_open} instances up\n")
         case "/metrics":
             return web.Response(body=exposition(registry), content_type="text/plain")
+        case "/counts":
+            return web.json_response(desk.counts())
     return None

@@ -23,6 +23,7 @@ from agents.router.exposition import registry_of
 from agents.router.learning import Learning
 from agents.router.log import Log
 from agents.router.pages import NAMES, State, page
+from agents.router.peers import Peers
 from agents.router.proxy import Proxy, ProxySettings
 from agents.router.tape import Tape, TapeSettings
 from envs.live.endpoint import Endpoint
@@ -75,6 +76,7 @@ class Router:
             self._tape = Tape(tape, settings.max_instances, version, self.log, settings.seed or 0)
             self.desk.tape = self._tape
         self.proxy = Proxy(self.desk, settings.proxy, settings.identity, self.log)
+        self._peers = Peers(settings.peers, self.desk, self.log)
         self._registry = registry_of(self.proxy)
         self._logging: asyncio.Task[None] | None = None
         self._runner: web.ServerRunner | None = None
@@ -106,6 +108,7 @@ class Router:
             site = web.TCPSite(self._runner, settings.host, settings.port, backlog=NUM_WAITING_CONNECTIONS)
             await site.start()
             await self.fleet.become(self._endpoints)
+            await self._peers.start()
             if self.learning is not None:
                 await self.learning.start()
         except BaseException:
@@ -134,6 +137,7 @@ class Router:
                         await asyncio.sleep(0.02)
             self.log.event("stopped", num_cut_off=self.proxy.num_in_flight)
             await self._runner.cleanup()
+        await self._peers.stop()
         await self.fleet.close()
         if self._tape is not None:
             await asyncio.to_thread(self._tape.close)
@@ -158,7 +162,7 @@ class Router:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path.startswith("/v1/"):
             return await self.proxy.handle(request)
-        answer = page(request, self.state, self.fleet, self._registry)
+        answer = page(request, self.state, self.desk, self._registry)
         if answer is None:
             return web.Response(status=404, text=f"there is /v1/..., {NAMES}\n")
         return answer

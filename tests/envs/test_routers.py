@@ -83,3 +83,57 @@ def test_each_router_sees_its_own_requests_and_scrapes():
         submitted = sum(earlier.arrived_at_s < scraped_at_s - 1e-9 for earlier, *_ in made[:number])
         assert row[columns.NUM_RUNNING] + row[columns.NUM_WAITING] == submitted
     assert min(num_sent) > 0
+
+
+def endless(num=40):
+    """Requests every 1/16 s, none of which ends."""
+    return Requests([Request(number, number / 16, 2048, 3000) for number in range(num)])
+
+
+def test_routers_that_share_see_what_the_others_had_sent_when_they_last_did():
+    interval_s = 1 / 8
+    made = decisions(routed(endless(), num_routers=4, share_interval_s=interval_s), first)
+    for number, (request, router, observation, _) in enumerate(made):
+        shared_at_s = request.arrived_at_s // interval_s * interval_s
+        own = sum(other == router for _, other, _, _ in made[:number])
+        others = sum(other != router and sent.arrived_at_s < shared_at_s for sent, other, _, _ in made)
+        row = observation["instances"][0]
+        assert row[columns.NUM_IN_FLIGHT] == own + others
+        assert row[columns.NUM_TOKENS_SENT_SINCE_SCRAPE] <= 2048 * (own + others)
+        in_flight = row[columns.NUM_IN_FLIGHT_PREFILL_TOKENS] + row[columns.NUM_IN_FLIGHT_DECODE_TOKENS]
+        assert in_flight == 2048 * (own + others)
+
+
+def test_routers_that_share_all_the_time_count_as_one_does():
+    def counted(**options):
+        own = (columns.NUM_IN_FLIGHT, columns.NUM_IN_FLIGHT_PREFILLS, columns.NUM_IN_FLIGHT_DECODE_TOKENS)
+        made = decisions(routed(endless(), **options), lambda seen: int(seen["instances"][:, 5].argmin()))
+        return np.array([[*seen["instances"][:, own].ravel(), instance] for _, _, seen, instance in made])
+
+    np.testing.assert_array_equal(counted(num_routers=4, share_interval_s=1 / 64), counted())
+
+
+def test_what_was_shared_is_forgotten_with_the_episode():
+    env = routed(endless(), num_routers=4, share_interval_s=0.1)
+    first_looks = [decisions(env, first)[0][2] for _ in range(2)]
+    np.testing.assert_array_equal(first_looks[0]["instances"], first_looks[1]["instances"])
+
+
+def test_rates_add_up():
+    *_, (_, _, shared, _) = decisions(routed(endless(), num_routers=4, share_interval_s=1 / 64), first)
+    *_, (_, _, alone, _) = decisions(routed(endless()), first)
+    assert shared["request"][columns.ARRIVALS_PER_S] == pytest.approx(
+        alone["request"][columns.ARRIVALS_PER_S], rel=1e-3
+    )
+
+
+def test_odd_intervals_share_and_go_on():
+    """Multiples of a third are rounded: none may be shared at for ever."""
+    made = decisions(routed(endless(), num_routers=2, share_interval_s=1 / 3 / 16), first)
+    assert len(made) == 40
+
+
+@pytest.mark.parametrize("interval_s", [0.0, -1.0, float("nan")])
+def test_intervals_that_are_none(interval_s):
+    with pytest.raises(ValueError, match=r"share_interval_s is .*, it must be more than 0, or null"):
+        routed(endless(), num_routers=2, share_interval_s=interval_s)
