@@ -24,13 +24,15 @@ COUNTED = (
     columns.RECENT_TOKENS_PER_S,
 )
 """Columns of ``observation["instances"]`` that are sums over requests, so that those of routers add up."""
+NUM_TTFT = 2
+"""Further sums: TTFT and requests of late, of which ``recent_ttft_s`` is the quotient."""
 
 
 class Counts(NamedTuple):
     """Of one router, or of several together."""
 
     instances: NDArray[np.float64]
-    """``[num_instances, len(COUNTED)]``."""
+    """``[num_instances, len(COUNTED) + NUM_TTFT]``."""
     arrivals_per_s: float
 
     def plus(self, other: Counts) -> Counts:
@@ -44,4 +46,4 @@ class Counts(NamedTuple):
 
 def none(num_instances: int) -> Counts:
     """Of a router that has sent nothing."""
-    return Counts(np.zeros((num_instances, len(COUNTED))), 0.0)
+    return Counts(np.zeros((num_instances, len(COUNTED) + NUM_TTFT)), 0.0)

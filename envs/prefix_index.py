@@ -241,6 +241,14 @@ class PrefixIndex:
         if len(block_hashes) >= self.keys.blocks_per_key:
             insert(self.memory, self.keys, instance, block_hashes, now_s)
 
+    def keys_of(self, block_hashes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What of a prompt's block hashes the index holds: the last of each key's."""
+        return block_hashes[self.keys.blocks_per_key - 1 :: self.keys.blocks_per_key]
+
+    def told(self, instance: int, keys: NDArray[np.int64], now_s: float) -> None:
+        """Remember a prompt that another router sent there, by its ``keys_of``."""
+        insert(self.memory, self.keys._replace(blocks_per_key=1), instance, keys, now_s)
+
     def match(
         self, block_hashes: NDArray[np.int64], now_s: float
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

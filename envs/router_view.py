@@ -10,7 +10,7 @@ The environment holds one, and so does a live router::
     on completion:     view.completed(request_id, num_output_tokens, now_s)
 
 It sees nothing of the cluster but snapshots and its own requests, and where there are other routers before
-the same instances, what those tell of theirs: ``view.told(their counts)``.
+the same instances, what those tell of theirs: ``view.told(their counts)``, ``view.index.told(...)``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from envs import knowledge
 from envs.cluster import ClusterSnapshot, InstanceTraits, Request
-from envs.counts import COUNTED, Counts
+from envs.counts import COUNTED, NUM_TTFT, Counts, none
 from envs.fading import faded, per_s
 from envs.knowledge import ARRIVALS, FIRST_TENANT, NO_TENANT, blank_knowledge, know_nothing
 from envs.observation import (
@@ -30,12 +30,15 @@ from envs.observation import (
     INSTANCE_FEATURES,
     INSTANCE_HIGH,
     RECENT_TOKENS_PER_S,
+    RECENT_TTFT_S,
     REQUEST_FEATURES,
     Observation,
 )
 from envs.prefix_index import PrefixIndex
+from envs.sends import Send, Sends
 
 _MOST_COUNTED = INSTANCE_HIGH[list(COUNTED)]
+_TINY = 1e-12
 
 
 class RouterView:
@@ -69,6 +72,8 @@ class RouterView:
         self._block_size = traits[0].block_size
         self._prefix_caching = [trait.prefix_caching for trait in traits]
         self._knowledge = blank_knowledge(traits, num_tenants=4, num_slots=256)
+        self.sends: Sends | None = None
+        """What it tells other routers, where there are any, beside its counts."""
         self.reset()
 
     def reset(self) -> None:
@@ -86,6 +91,8 @@ class RouterView:
         self._prefix_caching[instance] = traits.prefix_caching
         if is_new:
             self.index.forget(instance)
+            if self.sends is not None:  # they go by the number of a place, which is another's now
+                self.sends = Sends()
         knowledge.join(self._knowledge, instance, traits, is_new)
 
     def scraped(self, snapshot: ClusterSnapshot, now_s: float) -> None:
@@ -104,11 +111,14 @@ class RouterView:
     def counts(self, now_s: float) -> Counts:
         """What this router counts of its own requests."""
         known, half_life_s = self._knowledge, self.half_life_s
-        counts = known.table[:, COUNTED]
-        tokens, at_s = known.instances["tokens"], known.instances["tokens_at_s"]
-        for number in range(len(counts)):
-            left = faded(tokens[number], at_s[number], now_s, half_life_s)
-            counts[number, COUNTED.index(RECENT_TOKENS_PER_S)] = per_s(left, half_life_s)
+        counts = none(len(known.table)).instances
+        counts[:, : len(COUNTED)] = known.table[:, COUNTED]
+        instances = known.instances
+        # Elementwise, though the functions are written for numbers.
+        tokens = faded(instances["tokens"], instances["tokens_at_s"], now_s, half_life_s)  # type: ignore[arg-type]
+        counts[:, COUNTED.index(RECENT_TOKENS_PER_S)] = per_s(tokens, half_life_s)
+        for column, name in ((-2, "ttft_s"), (-1, "ttft_weight")):
+            counts[:, column] = faded(instances[name], instances["ttft_at_s"], now_s, half_life_s)  # type: ignore[arg-type]
         arrivals, arrived_at_s = known.fading[ARRIVALS]
         return Counts(counts, per_s(faded(arrivals, arrived_at_s, now_s, half_life_s), half_life_s))
 
@@ -146,9 +156,11 @@ class RouterView:
             mask,
         )
         if (others := self._others) is not None:
-            seen = instances[: len(others.instances)]
-            seen[:, COUNTED] = np.clip(seen[:, COUNTED] + others.instances, 0.0, _MOST_COUNTED)
-            features[ARRIVALS_PER_S] += others.arrivals_per_s
+            all_of_us = self.counts(now_s).plus(others)
+            seen, ttft_s, weight = instances[: len(others.instances)], *all_of_us.instances[:, -NUM_TTFT:].T
+            seen[:, COUNTED] = np.clip(all_of_us.instances[:, :-NUM_TTFT], 0.0, _MOST_COUNTED)
+            seen[weight > 0, RECENT_TTFT_S] = (ttft_s / np.maximum(weight, _TINY))[weight > 0]
+            features[ARRIVALS_PER_S] = all_of_us.arrivals_per_s
         return {"instances": instances, "request": features, "mask": mask}
 
     def sent(self, request: Request, instance: int, now_s: float) -> None:
@@ -173,7 +185,10 @@ class RouterView:
             self.half_life_s,
         )
         if self._prefix_caching[instance]:
-            self.index.sent(instance, self._prompt_hashes(request), now_s)
+            hashes = self._prompt_hashes(request)
+            self.index.sent(instance, hashes, now_s)
+            if self.sends is not None:
+                self.sends.add(Send(instance, self.index.keys_of(hashes).copy()))
 
     def first_token(self, request_id: int, at_s: float) -> None:
         """Note that a request's first token came."""

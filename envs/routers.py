@@ -11,6 +11,7 @@ import numpy as np
 from envs.cluster import Request
 from envs.counts import Counts
 from envs.router_view import RouterView
+from envs.sends import Sends
 
 AFFINITIES = ("request", "session")
 _MASK = (1 << 64) - 1
@@ -23,7 +24,7 @@ class Routers:
         views: One per router.
         affinity: ``request``: every request is a connection of its own; ``session``: those of a session share
             one (requests without a session are connections of their own).
-        share_interval_s: How often they tell each other what they count; None: never.
+        share_interval_s: How often they tell each other what they count and sent where; None: never.
 
     A request that is sent again lands on the router that has it: the client does not know of it.
     """
@@ -50,15 +51,25 @@ class Routers:
         self._salt = int(rng.integers(1 << 63))
         if self._share_interval_s is not None:
             self._num_shares, self.next_share_at_s = 1, self._share_interval_s
+            for view in self.views:
+                view.sends = Sends()
+            self._num_told = [0] * len(self.views)  # of each router's sends
 
     def share(self, now_s: float) -> None:
-        """Let them tell each other what they count, if it is time."""
+        """Let them tell each other what they count and what they sent where, if it is time."""
         if self._share_interval_s is None or now_s < self.next_share_at_s:
             return
         counts = [view.counts(now_s) for view in self.views]
         total = reduce(Counts.plus, counts)
         for view, own in zip(self.views, counts, strict=True):
             view.told(total.minus(own))
+        for number, teller in enumerate(self.views):
+            assert teller.sends is not None
+            for send in teller.sends.since(self._num_told[number]):
+                for view in self.views:
+                    if view is not teller:
+                        view.index.told(*send, now_s)
+            self._num_told[number] = teller.sends.number
         # By a count, and not from now_s alone: a quotient that is rounded down would have them share forever.
         self._num_shares = max(self._num_shares, floor(now_s / self._share_interval_s)) + 1
         self.next_share_at_s = self._num_shares * self._share_interval_s

@@ -85,8 +85,8 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
             share, as real routers do not, unless it keeps one memory per ``router`` (``agents.per_router``
             does).
         router_affinity: What lands on one router, each ``request`` by itself or a whole ``session``.
-        share_interval_s: How often routers tell each other what each counts, so that their counters hold the
-            requests of all, those of the others as of then; null: never.
+        share_interval_s: How often routers tell each other what each counts and which prefixes it sent where,
+            so that their counters and indices hold the requests of all, the others' as of then; null: never.
         render_mode: ``ansi`` (text) or ``rgb_array`` (a picture of queues, KV use and hits).
     """
 

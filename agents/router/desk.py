@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import nan
 from time import perf_counter
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,10 @@ from agents.router.guard import Choice, Guard
 from agents.router.refused import RefusedError
 from agents.router.timings import Timings
 from envs.cluster import Request
-from envs.counts import Counts
 from envs.observation import Observation, encode
 from envs.prefix_index import PrefixIndex
 from envs.router_view import RouterView
+from envs.sends import Sends
 
 _ONE = np.ones(1, np.int8)
 
@@ -78,9 +78,10 @@ class Desk:
         self.tape: Tells | None = None
         index = PrefixIndex(fleet.max_instances, BLOCK_SIZE, capacity=prefix_capacity)
         self.view = RouterView([UNKNOWN] * fleet.max_instances, fleet.max_instances, index)
+        self.view.sends = Sends()
         self.timings = Timings()
         self.num_peers = 0
-        """Other routers that told what they count."""
+        """Other routers that tell what they count."""
         self._num_requests = 0
         self._is_stale = True
         self._served_by: dict[str, NDArray[np.int8]] = {}  # a served model -> 1 where it is, or may be
@@ -93,17 +94,6 @@ class Desk:
     def state_changed(self) -> None:
         """Note that scrapes or health changed; they are looked at before the next decision."""
         self._is_stale = True
-
-    def counts(self) -> dict[str, Any]:
-        """What it counts of its own requests, as its peers are told: rows of ``COUNTED`` by instance."""
-        counts = self.view.counts(self.fleet.clock.now_s)
-        rows = {each.endpoint.name: counts.instances[each.number].tolist() for each in self.fleet}
-        return {"instances": rows, "arrivals_per_s": counts.arrivals_per_s}
-
-    def told(self, others: Counts | None, num_peers: int) -> None:
-        """Take in what so many other routers count together."""
-        self.num_peers = num_peers
-        self.view.told(others)
 
     def send(self, asked: Asked, arrived_at_s: float, without: Sequence[Instance] = ()) -> Ticket:
         """Decide about a request and count it as sent.

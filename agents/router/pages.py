@@ -10,7 +10,9 @@ from prometheus_client.registry import CollectorRegistry
 from agents.router.desk import Desk
 from agents.router.exposition import exposition
 from agents.router.fleet import Fleet
+from agents.router.gossip import counts_of
 
+MAX_DIGITS = 18
 State = Literal["starting", "ready", "draining"]
 NAMES = "/healthz, /readyz, /metrics and /counts"
 
@@ -35,5 +37,8 @@ def page(
         case "/metrics":
             return web.Response(body=exposition(registry), content_type="text/plain")
         case "/counts":
-            return web.json_response(desk.counts())
+            since = request.query.get("since", "0")
+            if not since.isdecimal() or len(since) > MAX_DIGITS:
+                return web.Response(status=400, text="since must be a whole number\n")
+            return web.json_response(counts_of(desk, int(since)))
     return None

@@ -137,3 +137,22 @@ def test_odd_intervals_share_and_go_on():
 def test_intervals_that_are_none(interval_s):
     with pytest.raises(ValueError, match=r"share_interval_s is .*, it must be more than 0, or null"):
         routed(endless(), num_routers=2, share_interval_s=interval_s)
+
+
+def test_routers_that_share_know_each_others_prefixes():
+    hashes = np.arange(1, 129)  # all have the same prompt
+    requests = [Request(number, number / 16, 2048, 3000, hashes) for number in range(40)]
+    made = decisions(routed(Requests(requests), num_routers=4, share_interval_s=1 / 64), first)
+    hits = [observation["instances"][0, columns.FRAC_PREFIX_HIT] > 0 for _, _, observation, _ in made]
+    assert hits == [False, *[True] * 39]
+
+
+def test_recent_ttft_is_the_mean_over_all_routers():
+    requests = [Request(number, number / 4, 2048, 2) for number in range(40)]
+    shared = decisions(routed(Requests(requests), num_routers=4, share_interval_s=1 / 64), first)
+    alone = decisions(routed(Requests(requests)), first)
+    np.testing.assert_allclose(
+        [seen["instances"][0, columns.RECENT_TTFT_S] for _, _, seen, _ in shared],
+        [seen["instances"][0, columns.RECENT_TTFT_S] for _, _, seen, _ in alone],
+        rtol=1e-5,
+    )

@@ -1,26 +1,39 @@
 """Routers that tell each other what they count."""
 
+import json
 import threading
 from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
-from agents.router.log import Log
-from agents.router.peers import Peers, PeersSettings
+from agents.router.asked import Identity, asked
+from agents.router.gossip import read
+from agents.router.peers import PeersSettings
 from envs import observation as columns
 from envs.cluster import Request
-from envs.counts import COUNTED
+from envs.counts import COUNTED, NUM_TTFT
+from envs.sends import MAX_KEYS
 from tests.agents.router.serving import body, get, post, posts, serving
 from tests.agents.router.test_proxy import nothing_under_way
 from tests.envs.live.fake_vllm import FakeVllm, fakes
 from tests.envs.live.leaks import nothing_left, soon
 
-QUICK = PeersSettings(urls=("http://127.0.0.1:1",), interval_s=0.01, max_age_s=0.3)
+NUM = len(COUNTED) + NUM_TTFT
 
 
 def asking(*urls, **settings):
     return PeersSettings(urls=urls, **{"interval_s": 0.01, "max_age_s": 0.3, **settings})
+
+
+def read_asked(content):
+    return asked("/v1/completions", json.dumps(content).encode(), {}, Identity())
+
+
+@pytest.fixture(scope="module")
+def desk():
+    with FakeVllm() as server, serving([server]) as router:
+        yield router.desk
 
 
 def in_flight(router):
@@ -37,11 +50,11 @@ def test_one_sees_what_the_other_has_in_flight():
         serving(servers, peers=asking(one.url)) as other,
     ):
         assert soon(lambda: other.desk.num_peers == 1)
-        asked = threading.Thread(target=lambda: posts(one, [body(max_tokens=1)] * 3))
-        asked.start()
+        asking_one = threading.Thread(target=lambda: posts(one, [body(max_tokens=1)] * 3))
+        asking_one.start()
         assert soon(lambda: sum(in_flight(other)) == 3)
         assert in_flight(other) == in_flight(one)
-        asked.join()
+        asking_one.join()
         assert soon(lambda: sum(in_flight(other)) == 0)
         assert nothing_under_way(one)
 
@@ -51,19 +64,33 @@ def test_counts_are_a_page():
         post(router, body(max_tokens=1))
         said = get(router, "/counts").json
         assert list(said["instances"]) == ["a"]
-        assert len(said["instances"]["a"]) == len(COUNTED)
+        assert len(said["instances"]["a"]) == NUM
         assert said["arrivals_per_s"] == pytest.approx(np.log(2) / 30, rel=0.05)
+        assert said["number"] == 1
+        assert [name for name, _ in said["sends"]] == ["a"]
+        assert get(router, "/counts?since=1").json["sends"] == []
+        assert get(router, "/counts?since=x").status == 400
+
+
+def test_one_knows_where_the_other_sent_a_prefix():
+    long = body(num_words=200, max_tokens=1)
+    with fakes(2) as servers, serving(servers) as one, serving(servers, peers=asking(one.url)) as other:
+        post(one, long)
+        hashes = read_asked(long).block_hashes
+        assert soon(lambda: other.desk.view.index.match(hashes, 0.0)[0].any())
+        seen = [list(each.desk.view.index.match(hashes, 0.0)[0]) for each in (one, other)]
+        assert seen[0] == seen[1]
 
 
 def test_what_a_router_that_is_gone_had_is_forgotten():
     with fakes(1, ttft_s=1.0) as servers, ExitStack() as stack:
         one = stack.enter_context(serving(servers, drain_s=0.1))
         with serving(servers, peers=asking(one.url)) as other:
-            asked = threading.Thread(target=lambda: post(one, body(max_tokens=1)))
-            asked.start()
+            asking_one = threading.Thread(target=lambda: post(one, body(max_tokens=1)))
+            asking_one.start()
             assert soon(lambda: sum(in_flight(other)) == 1)
             stack.close()
-            asked.join()
+            asking_one.join()
             assert soon(lambda: other.desk.num_peers == 0)
             assert sum(in_flight(other)) == 0
             assert post(other, body(max_tokens=1)).status == 200
@@ -79,30 +106,36 @@ def test_a_peer_that_is_none_is_told_of_and_does_not_disturb(capsys):
         assert post(router, body()).status == 200
 
 
+WHOLE = {"instances": {"a": [1.0] * NUM, "z": []}, "arrivals_per_s": 2.0, "sends": [], "number": 3}
+
+
 @pytest.mark.parametrize(
     "said",
     [
         [],
         {},
         {"instances": []},
-        {"instances": {"a": None}},
-        {"instances": {"a": [0.0] * (len(COUNTED) - 1)}, "arrivals_per_s": 1.0},
-        {"instances": {"a": [0.0] * (len(COUNTED) - 1) + [-1.0]}, "arrivals_per_s": 1.0},
-        {"instances": {"a": [0.0] * (len(COUNTED) - 1) + [float("inf")]}, "arrivals_per_s": 1.0},
-        {"instances": {"a": [0.0] * (len(COUNTED) - 1) + ["x"]}, "arrivals_per_s": 1.0},
-        {"instances": {"a": [0.0] * len(COUNTED)}},
-        {"instances": {"a": [0.0] * len(COUNTED)}, "arrivals_per_s": float("nan")},
+        WHOLE | {"instances": {"a": None}},
+        WHOLE | {"instances": {"a": [0.0] * (NUM - 1)}},
+        WHOLE | {"instances": {"a": [0.0] * (NUM - 1) + [-1.0]}},
+        WHOLE | {"instances": {"a": [0.0] * (NUM - 1) + [float("inf")]}},
+        WHOLE | {"instances": {"a": [0.0] * (NUM - 1) + ["x"]}},
+        WHOLE | {"arrivals_per_s": None},
+        WHOLE | {"arrivals_per_s": float("nan")},
+        WHOLE | {"sends": None},
+        WHOLE | {"sends": [["a"]]},
+        WHOLE | {"sends": [["a", "AAAA"]]},
+        WHOLE | {"sends": [["a", "?"]]},
+        WHOLE | {"sends": [["a", 5]]},
+        WHOLE | {"sends": [["a", "A" * (12 * MAX_KEYS)]]},
+        WHOLE | {"number": None},
+        WHOLE | {"number": float("inf")},
     ],
 )
-def test_what_no_router_says_is_refused(said):
-    with FakeVllm() as server, serving([server]) as router:
-        peers = Peers(QUICK, router.desk, Log("none"))
-        with pytest.raises(ValueError, match=r"not the counts of a router|numbers from 0 were expected"):
-            peers._read(said)
-        whole = {"instances": {"a": [1.0] * len(COUNTED), "stranger": []}, "arrivals_per_s": 2.0}
-        counted = peers._read(whole)
-        assert counted.instances[0].tolist() == [1.0] * len(COUNTED)
-        assert counted.arrivals_per_s == 2.0
+def test_what_no_router_says_is_refused(said, desk):
+    assert read(WHOLE, desk).counts.instances.tolist() == [[1.0] * NUM, *[[0.0] * NUM] * 3]
+    with pytest.raises(ValueError, match=r"router says|expected|keys|could not|multiple"):
+        read(said, desk)
 
 
 @pytest.mark.parametrize(
