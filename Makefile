@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness bench bench-live bench-peers bench-router reliability memory many-routers served fuzz parity plugs lint types clean
+.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router reliability memory many-routers served fuzz parity plugs lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -102,6 +102,10 @@ reference-robustness:  ## Keep the last robustness results as those that the REA
 	  runs/reference/robustness/
 	cp runs/robustness/hardening/training.md runs/robustness/live/live.json runs/reference/robustness/
 	cp runs/robustness_rl/hardening/training.md runs/reference/robustness/training_rl.md
+
+reference-router:  ## Keep the table of the last comparison of routers as the one that the README shows.
+	mkdir -p runs/reference/router
+	cp runs/bench_router/table.md runs/reference/router/
 
 bench: $(VENV)/.installed  ## Measure the emulator and the environment on one core.
 	$(BIN)/python -m tests.benchmarks.bench_emulator

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 from agents.export import writing
-from agents.files import write_json
+from agents.files import write, write_json
 from agents.heuristics.least_in_flight import LeastInFlight
 from agents.markdown import table
 from agents.rl.network import ScoreNetwork
@@ -39,7 +39,7 @@ from agents.rl.sb3_policy import Sb3Policy
 from envs.observation import ENCODED_NAMES
 from tests.benchmarks.router.routers import ROUTERS, Measured
 
-RESULTS = Path("runs/bench_router/results.json")
+RESULTS, TABLE = Path("runs/bench_router/results.json"), Path("runs/bench_router/table.md")
 NUM_BACKENDS = 3
 FIRST_PORT = 18400
 CLIENTS = (1, 16, 64)
@@ -257,6 +257,7 @@ def main() -> int:
     text = as_table(results)
     about = {"cpu": platform.processor(), "cores": os.cpu_count(), "load_average": os.getloadavg()}
     write_json(RESULTS, {"about": about, "results": results})
+    write(TABLE, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
     print(f"\n{text}\n\nMedians of {options.repeats} runs (least to most). Load {os.getloadavg()[0]:.1f}.")
     print(f"results: {RESULTS}")
     for reason in (misses := missed(results)):

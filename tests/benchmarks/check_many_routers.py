@@ -1,12 +1,12 @@
-"""What is lost where several router processes stand before one fleet, each knowing only what it sent itself?
+"""What is lost where several router processes stand before one fleet, and none knows all that was sent?
 
     make many-routers
     python -m tests.benchmarks.check_many_routers [--routers 1,2,4] [--policies maskable_ppo,llmd_token_load]
 
 In emulation, on the demo's fleet and test streams, at the same load: mean TTFT with so many routers (each
-with its own scrapes, counters, prefix index and memory of the policy; requests land on one by chance) beside
-that with one, by stream. What is learned is the demo's: run ``make demo`` before. Ends with status 1 where
-the first of the policies loses more than the bar.
+with its own scrapes, counters, prefix index and memory of the policy, of which they tell each other every
+``--share`` seconds; requests land on one by chance) beside that with one, by stream. What is learned is the
+demo's: run ``make demo`` before. Ends with status 1 where the first of the policies loses more than the bar.
 """
 
 from __future__ import annotations
@@ -30,12 +30,20 @@ MAX_LOSS = 0.10
 DIRECTORY = Path("runs/many_routers")
 
 
-def evaluation(policies: list[str], num_routers: int, overrides: list[str]) -> DictConfig:
+def evaluation(
+    policies: list[str], num_routers: int, share_interval_s: str, overrides: list[str]
+) -> DictConfig:
     """The demo's, of these policies, with so many routers."""
     with initialize_config_module("conf", version_base="1.3"):
         config = compose(
             "evaluate",
-            ["experiment=demo", f"env.num_routers={num_routers}", "directory=unused", *overrides],
+            [
+                "experiment=demo",
+                f"env.num_routers={num_routers}",
+                f"env.share_interval_s={share_interval_s}",
+                "directory=unused",
+                *overrides,
+            ],
         )
     if unknown := [name for name in policies if name not in config.policies]:
         raise SystemExit(f"--policies: no {', '.join(unknown)}; there are {', '.join(config.policies)}")
@@ -59,12 +67,16 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.benchmarks.check_many_routers", description=__doc__)
     parser.add_argument("--routers", default="1,2,4", help="how many there are; the first is compared with")
     parser.add_argument("--policies", default="maskable_ppo,lodestar_trained,llmd_token_load,dynamo_cost")
+    parser.add_argument("--share", default="0.05", help="seconds between two times they tell; null: never")
     parser.add_argument("overrides", nargs="*", help="of the evaluation, such as trained.maskable_ppo=RUN")
     options = parser.parse_args()
     register()
     policies, counts = options.policies.split(","), [int(each) for each in options.routers.split(",")]
     measured = {
-        count: mean_ttfts(evaluation(policies, count, options.overrides), DIRECTORY / str(count))
+        count: mean_ttfts(
+            evaluation(policies, count, options.share, options.overrides),
+            DIRECTORY / f"{count}-{options.share}",
+        )
         for count in counts
     }
     one, losses = measured[counts[0]], []
