@@ -67,6 +67,7 @@ class AttackedRoutingEnv(RoutingEnv):
         max_retries: int = 0,
         num_routers: int = 1,
         router_affinity: str = "request",
+        share_interval_s: float | None = None,
     ) -> None:
         if not 0.0 <= frac_attacked <= 1.0:
             raise ValueError(f"frac_attacked is {frac_attacked}, it must lie in [0, 1]")
@@ -87,6 +88,7 @@ class AttackedRoutingEnv(RoutingEnv):
             max_retries,
             num_routers,
             router_affinity,
+            share_interval_s,
         )
         self.frac_attacked = frac_attacked
         self._base, self._world, self._disturbed = workload, cluster.world, cluster

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,13 @@ if TYPE_CHECKING:
 
 def remove_parts(directory: Path) -> None:
     """Remove what processes that were killed had not finished to write; leave what live ones are writing."""
-    for path in directory.rglob(f".*{PART}"):
+    for path in list(directory.rglob(f".*{PART}")):
         pid = path.name.removesuffix(PART).rpartition(".")[2]
         if pid.isdecimal() and not _is_alive(int(pid)):
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _is_alive(pid: int) -> bool:

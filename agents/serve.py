@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -43,11 +44,12 @@ def make_router(config: DictConfig) -> Router:
 def _learning(config: DictConfig, settings: RouterSettings) -> Learning | None:
     if config.learning is None:
         return None
-    from agents.router.trainer import teachable  # and torch with it, which a router has no other use for
+    from agents.router.trainer import take_up, teachable  # and torch, which a router has no other use for
 
     given: Any = OmegaConf.to_container(config.learning, resolve=True)
     agent = given.pop("agent")
-    teachable(agent, given.get("run"))  # told now, and not by a trainer that ends
+    # Told now, and not by a trainer that ends:
+    take_up(Path(given["directory"]), teachable(agent, given.get("run")))
     heuristic: Any = OmegaConf.to_container(config.heuristic, resolve=True)
     return Learning(
         build(given, "learning", agent=agent),
@@ -106,6 +108,7 @@ def main(config: DictConfig) -> None:
     """Run the program."""
     with program("agents.serve"):
         router, admin = make_router(config), build(config.admin, "admin")
+        router.log.take_over()
         warm()
         with asyncio.Runner(loop_factory=loop_factory("agents.serve")) as runner:
             runner.run(serve(config, router, admin))

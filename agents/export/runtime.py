@@ -18,6 +18,7 @@ their running sum exceeds u. Equals share their probability, so this is also how
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import zipfile
@@ -41,6 +42,8 @@ INPUTS = ("instances", "request", "mask", "memory")
 which: 0 where the policy has none)."""
 DECISION = ("scores", "propensities", "is_out_of_range")
 """Outputs: float64 ``[num_instances]`` twice, -inf and 0 where masked, and a bool."""
+MEMORIES = ("none", "turn", "session")
+"""What the input ``memory`` may be."""
 FALLBACK = ("fallback_scores", "fallback_propensities")
 """Outputs of the policy's fallback, where it has one."""
 
@@ -332,7 +335,7 @@ def load(directory: str | Path, schema_hash: str | None = None) -> BundlePolicy:
         rows = json.loads(str(arrays.pop(PLAN)))
         steps = [Step(str(row[0]), tuple(row[1]), str(row[2]), dict(row[3])) for row in rows]
         _check_plan(steps, arrays, FALLBACK if schema["fallback"] is not None else ())
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
         raise BundleError(f"{folder / ARRAYS}: its plan cannot be run ({error}); export it again") from error
     return BundlePolicy(schema, steps, arrays)
 
@@ -340,7 +343,7 @@ def load(directory: str | Path, schema_hash: str | None = None) -> BundlePolicy:
 def _schema(folder: Path) -> dict[str, Any]:
     try:
         schema = json.loads(_bytes(folder, SCHEMA))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, BundleError):
             raise
         raise BundleError(f"{folder / SCHEMA}: not JSON ({error}); export the policy again") from error
@@ -367,8 +370,11 @@ def _schema(folder: Path) -> dict[str, Any]:
         raise BundleError(
             f"{folder / SCHEMA}: its features are not those of its schema_hash; export the policy again"
         )
-    if not isinstance(schema["limits"].get("max_instances"), int):
-        raise BundleError(f"{folder / SCHEMA}: limits say no max_instances; export the policy again")
+    most = schema["limits"].get("max_instances")
+    if type(most) is not int or most < 1:
+        raise BundleError(f"{folder / SCHEMA}: limits.max_instances is {most!r}; export the policy again")
+    if schema["memory"] not in MEMORIES:
+        raise BundleError(f"{folder / SCHEMA}: memory is {schema['memory']!r}; export the policy again")
     return dict(schema)
 
 
@@ -378,14 +384,14 @@ def _arrays(folder: Path, schema: Mapping[str, Any]) -> dict[str, Array]:
     if hashlib.sha256(content).hexdigest() != schema["sha256"].get(ARRAYS):
         raise BundleError(f"{path}: not the file that {SCHEMA} tells of, or cut off; copy the bundle again")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
                 raise BundleError(f"{path}: holds more than {MAX_BYTES} bytes of arrays")
-        with np.load(path, allow_pickle=False) as arrays:
-            held = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, BundleError):
-            raise
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            held = {name: np.asarray(arrays[name]) for name in arrays.files}
+    except BundleError:
+        raise
+    except Exception as error:  # what zipfile and NumPy raise at bytes that were made up has no common name
         raise BundleError(f"{path}: not a whole archive ({error}); copy the bundle again") from error
     for name, array in held.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():

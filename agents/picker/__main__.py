@@ -114,6 +114,7 @@ def main(config: DictConfig) -> None:
     """Run the program."""
     with program("agents.picker"):
         picker = make_picker(config)
+        picker.log.take_over()
         warm()
         run(picker, "agents.picker")
 

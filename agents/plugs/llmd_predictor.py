@@ -38,6 +38,7 @@ import argparse
 import json
 import logging
 import math
+import signal
 import threading
 import time
 from collections import Counter
@@ -335,7 +336,7 @@ def _now() -> str:
 
 
 def main() -> None:
-    """Serve until interrupted."""
+    """Serve until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(description="Serve a bundle's policy as llm-d's latency predictor.")
     parser.add_argument("--port", type=int, default=8001)
     parser.add_argument("--bundle", help="its folder; by default the one that this file lies in")
@@ -347,6 +348,8 @@ def main() -> None:
     parser.add_argument("--scale-ms", type=float, default=100.0)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT is ignored in what shells run in the background
+        signal.signal(number, signal.default_int_handler)
     collection = None
     if given.collect is not None:
         collection = Collection(given.collect, given.rows_per_part, given.max_parts)

@@ -123,8 +123,8 @@ class Admin:
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Let those in who know the token; tell others nothing."""
         if request.path not in ("/", "/page.js", "/page.css"):
-            given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
-            if not hmac.compare_digest(given, self._token):
+            given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+            if not hmac.compare_digest(given.encode(errors="surrogateescape"), self._token):
                 return web.json_response(
                     {"error": "a token is wanted: Authorization: Bearer ..."}, status=401
                 )
@@ -174,7 +174,7 @@ class Admin:
 async def _object(request: web.Request) -> dict[str, Any]:
     try:
         given = json.loads(await request.read())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the body is not JSON ({error})") from error
     if not isinstance(given, dict):
         raise ValueError("the body is not a JSON object")

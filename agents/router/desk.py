@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import nan
 from time import perf_counter
 from typing import NamedTuple, Protocol
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,8 @@ class Ticket(NamedTuple):
     choice: Choice
     observation: Observation
     sent_at_s: float
+    asked_as: int
+    """``request_id`` of its first attempt: all attempts are one request of a client."""
 
 
 class Ending(NamedTuple):
@@ -52,6 +55,9 @@ class Ending(NamedTuple):
 
 class Tells(Protocol):
     """Who is told of decisions and what came of them."""
+
+    num_dropped: int
+    """Decisions that it had no time for."""
 
     def decided(self, ticket: Ticket) -> None:
         """Called with each decision."""
@@ -80,6 +86,8 @@ class Desk:
         self.view = RouterView([UNKNOWN] * fleet.max_instances, fleet.max_instances, index)
         self.view.sends = Sends()
         self.timings = Timings()
+        self.identity = uuid4().hex
+        """By which peers tell it from others."""
         self.num_peers = 0
         """Other routers that tell what they count."""
         self._num_requests = 0
@@ -95,13 +103,20 @@ class Desk:
         """Note that scrapes or health changed; they are looked at before the next decision."""
         self._is_stale = True
 
-    def send(self, asked: Asked, arrived_at_s: float, without: Sequence[Instance] = ()) -> Ticket:
+    def send(
+        self,
+        asked: Asked,
+        arrived_at_s: float,
+        without: Sequence[Instance] = (),
+        retry_of: Ticket | None = None,
+    ) -> Ticket:
         """Decide about a request and count it as sent.
 
         Args:
             asked: What is asked.
             arrived_at_s: When it came.
             without: Instances that it must not go to: where it failed before.
+            retry_of: An earlier attempt that failed.
 
         Raises:
             NoInstanceError: None is left.
@@ -130,13 +145,14 @@ class Desk:
         if asked.model:
             mask[self._serving(asked.model) == 0] = 0
         if not mask.any():
-            raise self._no_instance(asked, without)
+            raise self._no_instance(asked, has_failed=retry_of is not None)
         choice = self.guard.choose(observation, now_s, asked.tenant)
         self.view.sent(request, choice.instance, now_s)
         self.timings.add(perf_counter() - began_s)
         instance = self.fleet[choice.instance]
         self.fleet.began(instance)
-        ticket = Ticket(request, instance, choice, observation, now_s)
+        asked_as = request.request_id if retry_of is None else retry_of.asked_as
+        ticket = Ticket(request, instance, choice, observation, now_s, asked_as)
         if self.tape is not None:
             self.tape.decided(ticket)
         return ticket
@@ -203,7 +219,7 @@ class Desk:
             self._served_by[model] = serving
         return serving
 
-    def _no_instance(self, asked: Asked, without: Sequence[Instance]) -> NoInstanceError:
+    def _no_instance(self, asked: Asked, has_failed: bool) -> NoInstanceError:
         instances = list(self.fleet)
         if asked.model and not self._serving(asked.model).any():
             names = ", ".join(self.fleet.models())
@@ -215,7 +231,7 @@ class Desk:
             num = asked.num_prompt_tokens
             what = f"the prompt has about {num} tokens, no instance takes more than {longest - 1}"
             return NoInstanceError(400, "invalid_request_error", what)
-        but = " but where it failed" if without else ""
+        but = " but where it failed" if has_failed else ""
         return NoInstanceError(503, "overloaded_error", f"none of {len(instances)} instances is up{but}")
 
 

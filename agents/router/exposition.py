@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from agents.router.desk import Desk
+from agents.router.log import Log
 from agents.router.timings import BOUNDS_S
 
 STATES = ("closed", "half_open", "open")
@@ -26,6 +27,7 @@ class Front(Protocol):
     counts: Counter[str]
     """``num_retries``, ``num_broken_off``."""
     num_in_flight: int
+    log: Log
 
 
 class RouterCollector(Collector):
@@ -62,6 +64,17 @@ class RouterCollector(Collector):
         yield seconds
         for name, what in (("num_retries", "Requests sent again"), ("num_broken_off", "Answers broken off")):
             yield CounterMetricFamily(f"routegym_{name.removeprefix('num_')}", what, value=front.counts[name])
+        counted = {
+            "shadow_agreed": ("Decisions in shadow that were also the heuristic's", guard.num_agreed),
+            "breaker_opened": ("Times that the breaker opened", guard.breaker.num_opened),
+            "log_lines_dropped": ("Lines that the log's reader was too slow for", front.log.num_dropped),
+            "decisions_not_recorded": (
+                "Decisions that record= had no time for",
+                0 if desk.tape is None else desk.tape.num_dropped,
+            ),
+        }
+        for name, (what, number) in counted.items():
+            yield CounterMetricFamily(f"routegym_{name}", what, value=number)
         yield GaugeMetricFamily("routegym_in_flight", "Requests under way", value=front.num_in_flight)
         yield GaugeMetricFamily(
             "routegym_peers", "Other routers that tell their counts", value=desk.num_peers

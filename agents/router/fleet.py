@@ -258,6 +258,8 @@ class Fleet:
         instance = self[number]
         self.notices.note(instance.endpoint.name, what)
         self._update(instance)
+        if instance.health.is_up and instance.models:  # it may have been started anew, as another
+            self._spawn(number, self._ask(instance))
 
     def _update(self, instance: Instance) -> None:
         is_open = instance.health.is_up and not instance.is_leaving

@@ -32,6 +32,7 @@ def counts_of(desk: Desk, since: int) -> dict[str, Any]:
     assert sends is not None
     names = {each.number: each.endpoint.name for each in desk.fleet}
     return {
+        "router": desk.identity,
         "instances": {name: counts.instances[number].tolist() for number, name in names.items()},
         "arrivals_per_s": counts.arrivals_per_s,
         "sends": [
@@ -51,6 +52,8 @@ def read(said: Any, desk: Desk) -> Said:
     numbers = {each.endpoint.name: each.number for each in desk.fleet}
     counted = none(desk.fleet.max_instances)
     try:
+        if said["router"] == desk.identity:
+            raise ValueError("it is this router itself; leave it out of peers.urls")
         for name, row in said["instances"].items():
             if name in numbers:
                 counted.instances[numbers[name]] = _amounts(row, counted.instances.shape[1])

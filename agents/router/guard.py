@@ -140,18 +140,19 @@ class Guard:
     def choose(self, observation: Observation, now_s: float, tenant: int = 0) -> Choice:
         """Decide about a request of a tenant. Raises ``ValueError`` where every instance is masked."""
         reason = self._stands_back(now_s)
+        is_shadow = reason == "shadow"
         decision: Decision | None = None
         if reason in ("", "shadow"):
             assert self.policy is not None
             self.policy.exploration = self._explorations.get(tenant, self.settings.exploration)
             decision, trouble = self._ask(observation, now_s)
-            if reason == "" or decision is None:
+            if trouble or not is_shadow:
                 reason = trouble
         self.counts[reason] += 1
-        if decision is not None and reason in ("", "out_of_range"):
+        if decision is not None and not is_shadow:
             return Choice(decision.instance, decision.propensities, decision.scores, reason)
         own = self.heuristic.act(observation)
-        if decision is not None and reason == "shadow":
+        if decision is not None and is_shadow:
             self.num_agreed += own.instance == decision.instance
         return Choice(own.instance, own.propensities, own.scores, reason)
 
@@ -162,7 +163,7 @@ class Guard:
         had to leave to the heuristic are of another kind than most, and count as the policy's.
         """
         arm = DRAWN.get(choice.reason)
-        if arm is not None:
+        if arm is not None and not self.settings.is_shadow:
             self.breaker.observe(arm, loss_s, now_s)
 
     def _stands_back(self, now_s: float) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -21,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.export import bundle
-from agents.export.runtime import BundleError, BundlePolicy
+from agents.export.runtime import BundlePolicy
 from agents.files import write_json
 from agents.router.log import Log
 from agents.router.samples import NUM_FLOATS, frame
@@ -33,6 +35,8 @@ MAX_HELD = 4096
 """Samples that wait for a frame; further ones are dropped and counted."""
 MAX_BUFFERED_BYTES = 4 << 20
 """In the pipe: a trainer that trains does not read."""
+END_S = 2.0
+"""For a trainer to end by itself."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 """Before a trainer that ended is started again."""
 
@@ -79,7 +83,7 @@ class Learning:
     ) -> None:
         self.settings, self.log = settings, log
         self.adopt: Callable[[BundlePolicy], None] = lambda policy: None
-        """Called with each new policy, in the router's loop."""
+        """Called with each new policy, in the router's loop; raises ``ValueError`` where it cannot be."""
         self.directory = Path(settings.directory)
         self.counts: Counter[str] = Counter()
         """``num_taught``, ``num_dropped`` (samples), ``num_starts``, ``num_refused`` (versions)."""
@@ -92,7 +96,11 @@ class Learning:
         self._process: asyncio.subprocess.Process | None = None
         self._held = np.empty((MAX_HELD, NUM_FLOATS), np.float32)
         self._num_held = 0
+        self._taking: int | None = None
+        """The version that is to decide."""
         self._tasks: list[asyncio.Task[None]] = []
+        self._taken: int | None = None
+        """The directory, locked as long as it is open."""
         self._trainer_settings = {
             "agent": settings.agent,
             "run": settings.run,
@@ -114,11 +122,22 @@ class Learning:
         return None if self._process is None else self._process.pid
 
     async def start(self) -> None:
-        """Begin; the last version that is there decides from now on."""
+        """Begin; the last version that is there decides from now on.
+
+        Raises ``ValueError`` where another router learns in the same directory.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._taken = os.open(self.directory, os.O_RDONLY)
+        try:
+            fcntl.flock(self._taken, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"learning.directory: another router learns in {self.directory}; give another one"
+            ) from error
         write_json(self.directory / SETTINGS, self._trainer_settings)
         if held := self.versions:
-            await self._take(held[-1])
+            with contextlib.suppress(ValueError):  # told of already
+                await self._take(held[-1])
         self._tasks = [asyncio.create_task(self._supervise()), asyncio.create_task(self._send())]
 
     async def stop(self) -> None:
@@ -127,9 +146,9 @@ class Learning:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
+            await self._end(self._process)
+        if self._taken is not None:
+            os.close(self._taken)
 
     def teach(self, row: NDArray[np.float32], ttft_s: float) -> None:
         """Tell of a request: encoded row of its instance, and its TTFT. Never waits."""
@@ -143,29 +162,50 @@ class Learning:
     async def choose(self, number: int | None) -> None:
         """Let a version decide and others wait; None: let the last one decide, and new ones follow.
 
-        Raises ``ValueError`` where there is none of this number.
+        Raises ``ValueError`` where there is none of this number, or it cannot be loaded.
         """
         held = self.versions
-        if number is None:
-            self.is_pinned = False
-            if held:
-                await self._take(held[-1])
-            return
-        if number not in held:
+        if number is not None and number not in held:
             there = ", ".join(map(str, held)) or "none"
             raise ValueError(f"there is no version {number}; there is {there}")
-        self.is_pinned = True
-        await self._take(number)
+        was_pinned, self.is_pinned = self.is_pinned, number is not None
+        try:
+            if number is not None or held:
+                await self._take(held[-1] if number is None else number)
+        except ValueError:
+            self.is_pinned = was_pinned
+            raise
+
+    def stand_back(self) -> None:
+        """Let another policy decide, and new versions wait until one is chosen."""
+        self.is_pinned, self.version, self._taking = True, None, None
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        process.stdin.close()  # at which it ends
+        try:
+            await asyncio.wait_for(process.wait(), END_S)
+        except TimeoutError:  # it trains
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
     async def _take(self, number: int) -> None:
+        """Let a version decide, unless another one is to by the time it is loaded.
+
+        Raises ``ValueError`` where it cannot.
+        """
+        self._taking = number
         try:
             policy = await asyncio.to_thread(bundle.load, version_path(self.directory, number))
-        except BundleError as error:
+            if self._taking != number:
+                return
+            self.adopt(policy)
+        except ValueError as error:
             self.counts["num_refused"] += 1
             self.log.event("version_refused", version=number, reason=str(error))
-            return
+            raise
         self.version = number
-        self.adopt(policy)
         self.log.event("version_adopted", version=number)
 
     async def _send(self) -> None:
@@ -215,5 +255,6 @@ class Learning:
         self.curve.append((said["version"], said["num_learned"]))
         del self.curve[:-1000]
         if not self.is_pinned:
-            await self._take(said["version"])
+            with contextlib.suppress(ValueError):  # told of already
+                await self._take(said["version"])
         return True

@@ -32,7 +32,7 @@ class PeersSettings:
 
     urls: tuple[str, ...] = ()
     """Up to the port, each another router's."""
-    interval_s: float = 0.05
+    interval_s: float = 0.02
     timeout_s: float = 0.5
     max_age_s: float = 2.0
     """What a peer counts is forgotten once it is so old."""
@@ -84,7 +84,7 @@ class Peers:
         while True:
             try:
                 said = read(await self._ask(url, number), self._desk)
-            except (aiohttp.ClientError, OSError, ValueError) as error:
+            except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
                 if is_up is not False:
                     reason = str(error) or type(error).__name__
                     self._log.event("peer_does_not_answer", peer=url, reason=reason)
@@ -104,9 +104,13 @@ class Peers:
     async def _ask(self, url: str, since: int) -> Any:
         assert self._session is not None
         async with self._session.get(f"{url}/counts?since={since}", allow_redirects=False) as response:
-            said = await response.content.read(MAX_BYTES)
-            if response.status != 200 or not response.content.at_eof():
-                raise ValueError(f"http {response.status}, or more than {MAX_BYTES} bytes")
+            if response.status != 200:
+                raise ValueError(f"http {response.status}")
+            said = bytearray()
+            async for part in response.content.iter_any():
+                said += part
+                if len(said) > MAX_BYTES:
+                    raise ValueError(f"more than {MAX_BYTES} bytes")
         return json.loads(said)
 
     def _tell(self) -> None:

@@ -30,6 +30,8 @@ RETRIED_STATUSES = frozenset((500, 502, 503, 504))
 """Of an instance's answer: it could not do it, another one may."""
 REQUEST_ID = "X-Request-Id"
 DEADLINE = "not done in time"
+CLOSE_S = 5.0
+"""For a client to read why its stream breaks off."""
 CLIENT_GONE = 499
 """Status in logs and metrics of a request whose client did not wait; nobody is sent it."""
 
@@ -51,6 +53,8 @@ class ProxySettings:
     """For the first byte of a streamed answer from one instance."""
     token_timeout_s: float = 120.0
     """For each further one of a stream."""
+    client_timeout_s: float = 60.0
+    """For a client to take what it is sent."""
     num_retries: int = 1
     """Further instances that are tried where one failed before it had sent a byte."""
 
@@ -156,9 +160,10 @@ class _Call:
         except BadRequestError as error:
             raise RefusedError(400, "invalid_request_error", str(error)) from None
         tried: list[Instance] = []
+        failed: Ticket | None = None
         while True:
             try:
-                ticket = proxy.desk.send(self.asked, self.arrived_at_s, tried)
+                ticket = proxy.desk.send(self.asked, self.arrived_at_s, tried, failed)
             except NoInstanceError as error:
                 if tried:
                     raise RefusedError(502, "bad_gateway_error", f"{self.failure}; {error}") from None
@@ -179,6 +184,7 @@ class _Call:
                     await _break_off(self.request, self.response, "bad_gateway_error", self.failure)
                     return self.response
                 tried.append(ticket.instance)
+                failed = ticket
                 if len(tried) > settings.num_retries:
                     raise RefusedError(502, "bad_gateway_error", self.failure) from None
                 proxy.counts["num_retries"] += 1
@@ -270,14 +276,16 @@ class _Call:
         desk.first_token(ticket)
         self.ttft_s = desk.fleet.clock.now_s - self.arrived_at_s
         loop, within_s = asyncio.get_running_loop(), self.proxy.settings.token_timeout_s
+        timer.reschedule(None)  # what the client takes is not the instance's time
         response = web.StreamResponse(status=answer.status, headers=headers.to_client(answer.headers.items()))
         self.response = response
         await self._to_client(response.prepare(self.request))
         while data:
-            timer.reschedule(loop.time() + within_s)
             meter.take(data)
             await self._to_client(response.write(data))
+            timer.reschedule(loop.time() + within_s)
             data = await content.readany()
+            timer.reschedule(None)
         desk.served(ticket, meter.num_output_tokens, self.ttft_s)
         self.ticket = None
         await self._to_client(response.write_eof())
@@ -294,9 +302,14 @@ class _Call:
         return web.Response(status=answer.status, headers=passed, body=data)
 
     async def _to_client(self, writing: Awaitable[object]) -> None:
-        """Write; where the client has gone, end as if it had been noticed before."""
+        """Write; where the client has gone, or does not read, end as if it had been noticed before."""
         try:
-            await writing
+            async with asyncio.timeout(self.proxy.settings.client_timeout_s):
+                await writing
+        except TimeoutError:
+            if self.request.transport is not None:
+                self.request.transport.abort()
+            raise asyncio.CancelledError from None
         except (aiohttp.ClientConnectionError, ConnectionError):
             raise asyncio.CancelledError from None
 
@@ -309,8 +322,9 @@ async def _break_off(request: web.BaseRequest, response: web.StreamResponse, kin
     error = RefusedError(502, kind, message).body
     with contextlib.suppress(ConnectionError):
         await response.write(f"\n\ndata: {error}\n\n".encode())  # what was begun may be half an event
-    if request.transport is not None:
-        request.transport.close()
+    if (transport := request.transport) is not None:
+        transport.close()  # once the client has read all, or ...
+        asyncio.get_running_loop().call_later(CLOSE_S, transport.abort)
 
 
 def _error(status: int, kind: str, message: str, request_id: str = "") -> web.Response:

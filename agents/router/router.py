@@ -63,13 +63,13 @@ class Router:
         tape: TapeSettings | None = None,
     ) -> None:
         self.desk = assemble(settings, endpoints, policy, heuristic)
-        self.fleet, guard = self.desk.fleet, self.desk.guard
+        self.fleet = self.desk.fleet
         self.settings, self._endpoints = settings, dict(endpoints)
         self.state: State = "starting"
         self.log = learning.log if learning is not None else Log(settings.log_requests)
         self.learning = learning
         if learning is not None:
-            learning.adopt, self.desk.teach = guard.swap, learning.teach
+            learning.adopt, self.desk.teach = self._adopt, learning.teach
         self._tape: Tape | None = None
         if tape is not None:
             version = "heuristic" if policy is None else f"{policy.name}@{policy.version}"
@@ -148,7 +148,7 @@ class Router:
             await asyncio.gather(self._logging, return_exceptions=True)
 
     async def load(self, folder: str | None) -> None:
-        """Let the bundle in a folder decide from now on; None: the heuristic.
+        """Let the bundle in a folder decide from now on; None: the heuristic. What is learned waits then.
 
         Raises ``BundleError`` where there is none that can be loaded; the one that decides goes on then.
         """
@@ -156,8 +156,14 @@ class Router:
         if folder is not None:
             policy = await asyncio.to_thread(bundle.load, folder)
             check_policy(policy, self.settings)
+        if self.learning is not None:
+            self.learning.stand_back()
         self.desk.guard.load(policy)
         self.log.event("policy", policy=None if policy is None else f"{policy.name} {policy.version}")
+
+    def _adopt(self, policy: BundlePolicy) -> None:
+        check_policy(policy, self.settings)
+        self.desk.guard.swap(policy)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path.startswith("/v1/"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan, nan
 from queue import SimpleQueue
 
@@ -73,7 +73,7 @@ class Tape:
         choice, recorder = ticket.choice, self._recorder
         self._queue.put(
             lambda: recorder.decided(
-                ticket.request,
+                replace(ticket.request, request_id=ticket.asked_as),
                 ticket.observation,
                 choice.instance,
                 choice.propensities,

@@ -54,6 +54,24 @@ def teachable(node: Any, run: str | None, seed: int = 0) -> Teachable:
     return agent
 
 
+def take_up(directory: Path, agent: Teachable) -> dict[str, Any] | None:
+    """Give an agent what was learned in a directory; return all that was kept there, None where nothing was.
+
+    Raises ``ConfigError`` where another kind of agent learned it.
+    """
+    if not (directory / STATE).exists():
+        return None
+    state = checkpoint.load(directory / STATE)
+    try:
+        agent.load_state(state["agent"])
+    except ValueError as error:
+        raise ConfigError(
+            f"{directory / STATE}: another agent learned this ({error}); give another learning.directory, or"
+            " remove this one"
+        ) from error
+    return state
+
+
 class Trainer:
     """Learns, exports, and keeps what it learned.
 
@@ -81,9 +99,7 @@ class Trainer:
         self._is_new = False
         self._low = np.full(len(ENCODED_NAMES), np.inf, np.float32)
         self._high = -self._low
-        if (directory / STATE).exists():
-            state = checkpoint.load(directory / STATE)
-            agent.load_state(state["agent"])
+        if (state := take_up(directory, agent)) is not None:
             self.num_learned = int(state["num_learned"])
             self._low, self._high = state["low"], state["high"]
 

@@ -32,6 +32,10 @@ def test_only_what_dead_processes_left_is_removed(tmp_path, dead_pid):
     ]
     for path in (*left, *kept):
         path.touch()
+    bundle = tmp_path / f".bundle.{dead_pid}.part"  # some that are written so are folders
+    bundle.mkdir()
+    (bundle / "policy.onnx").touch()
+    left.append(bundle)
     remove_parts(tmp_path)
     assert not any(path.exists() for path in left)
     assert all(path.exists() for path in kept)

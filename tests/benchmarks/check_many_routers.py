@@ -67,7 +67,7 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.benchmarks.check_many_routers", description=__doc__)
     parser.add_argument("--routers", default="1,2,4", help="how many there are; the first is compared with")
     parser.add_argument("--policies", default="maskable_ppo,lodestar_trained,llmd_token_load,dynamo_cost")
-    parser.add_argument("--share", default="0.05", help="seconds between two times they tell; null: never")
+    parser.add_argument("--share", default="0.02", help="seconds between two times they tell; null: never")
     parser.add_argument("overrides", nargs="*", help="of the evaluation, such as trained.maskable_ppo=RUN")
     options = parser.parse_args()
     register()

@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -245,3 +247,45 @@ def test_a_rule_has_no_fallback(tmp_path):
     writing.write(tmp_path / "rule", export_of("random"), lambda part: "a card")
     with pytest.raises(BundleError, match="has no fallback"):
         load(tmp_path / "rule").fall_back(OBSERVATION)
+
+
+def deep(text="[", closing="]"):
+    return text * 100_000 + closing * 100_000
+
+
+def archive(folder, name, content, **info):
+    """An archive of one member, signed."""
+    with zipfile.ZipFile(folder / ARRAYS, "w") as held:
+        held.writestr(zipfile.ZipInfo(name), content)
+    content = bytearray((folder / ARRAYS).read_bytes())
+    for offset, value in info.get("bytes", {}).items():
+        for magic in (b"PK\x03\x04", b"PK\x01\x02"):
+            at = content.index(magic)
+            content[at + offset + 2 * (magic == b"PK\x01\x02")] = value
+    (folder / ARRAYS).write_bytes(bytes(content))
+    sign(folder)
+
+
+SHAPE = b"{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999999,), }"
+HUGE = b"\x93NUMPY\x01\x00v\x00" + SHAPE.ljust(117) + b"\n"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: (folder / SCHEMA).write_text(deep()),
+        lambda folder: replace_arrays(folder, **{PLAN: np.array(deep())}),
+        lambda folder: archive(folder, "plan.txt", b"not an array"),
+        lambda folder: archive(folder, "plan.npy", HUGE),
+        lambda folder: archive(folder, "plan.npy", b"\x93NUMPY", bytes={6: 1}),  # says it is encrypted
+        lambda folder: archive(folder, "plan.npy", b"\x93NUMPY", bytes={8: 99}),  # of an unknown compression
+        lambda folder: archive(folder, "plan.npy", b"\x93NUMPY", bytes={8: 8}),  # and of one that it is not
+        lambda folder: rewrite(folder, limits={"max_instances": -5}),
+        lambda folder: rewrite(folder, limits={"max_instances": True}),
+        lambda folder: rewrite(folder, memory="nonsense"),
+    ],
+)
+def test_whatever_is_made_up_is_refused_by_name(folder, spoil):
+    spoil(folder)
+    with pytest.raises(BundleError, match=re.escape(str(folder))):
+        load(folder, SCHEMA_HASH)

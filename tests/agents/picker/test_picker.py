@@ -96,7 +96,7 @@ def test_it_says_how_it_is():
             health(channel, "other")
         assert get(picker.pages_url + "/healthz") == (200, "alive\n")
         assert get(picker.pages_url + "/readyz") == (200, "ready, 2 instances up\n")
-        assert get(picker.pages_url + "/") == (404, "there is /healthz, /readyz and /metrics\n")
+        assert get(picker.pages_url + "/") == (404, "there is /healthz, /readyz, /metrics and /counts\n")
         process = process_of(channel)
         messages = [request_headers(), request_body(asks()), response_headers(), response_body(EVENTS, True)]
         assert len(list(process(iter(messages), timeout=30))) == 4

@@ -263,7 +263,8 @@ def test_a_disk_that_is_full(folders, tmp_path, monkeypatch):
         assert server.counts["failed"] == 1
 
 
-def test_as_a_process(folders, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_as_a_process(folders, tmp_path, number):
     command = [
         sys.executable,
         "-m",
@@ -292,7 +293,7 @@ def test_as_a_process(folders, tmp_path):
         connection.close()
         assert len(list((tmp_path / "rows").glob("PART-*.jsonl"))) == 1
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         output, errors = process.communicate(timeout=20)
     assert (process.returncode, output) == (0, "ended\n"), errors
 

@@ -150,3 +150,21 @@ def test_a_stream_without_a_byte_is_no_answer(before_one):
         got.json["error"]["message"]
         == "instance a: a stream without a byte; none of 1 instances is up but where it failed"
     )
+
+
+def test_a_client_that_does_not_read_is_left_and_nobody_else_blamed():
+    chunk = b'data: {"choices": [{"text": "%s"}]}\n\n' % (b"a" * 100_000)
+    many = ANSWER + b"Content-Length: %d\r\n\r\n" % (300 * len(chunk)) + 300 * chunk
+    limits = ProxySettings(token_timeout_s=0.3, client_timeout_s=0.5)
+    with instance() as held, serving([held], proxy=limits) as router:
+        held.answer = many
+        host, port = router.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(REQUEST)
+            assert soon(lambda: router.proxy.num_in_flight == 1)
+            assert soon(lambda: nothing_under_way(router))
+            assert router.proxy.statuses[499] == 1
+            assert [each.num_failed for each in router.fleet] == [0]
+            assert soon(lambda: len(router._runner.server.connections) == 0)
+        held.answer = ANSWERS[0]
+        assert post(router, body()).content == EVENTS

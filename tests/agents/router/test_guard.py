@@ -172,3 +172,16 @@ def test_what_the_policy_left_to_the_heuristic_counts_as_the_policys(folder):
 def test_what_makes_no_sense_is_refused(settings, reason):
     with pytest.raises(ValueError, match=reason):
         GuardSettings(**settings)
+
+
+def test_shadow_says_what_the_policy_would_have_been_kept_from(folder):
+    settings = replace(ALWAYS, check_range=True)
+    live, shadow = guard_of(folder, settings), guard_of(folder, replace(settings, is_shadow=True))
+    heuristic = make("least_in_flight")
+    heuristic.reset(np.random.default_rng(0))
+    decide(live)
+    for choice, observation in zip(decide(shadow), OBSERVATIONS, strict=True):
+        np.testing.assert_array_equal(choice.scores, heuristic.act(observation).scores)
+        shadow.learned(choice, 1.0, 0.0)
+    assert shadow.counters()["out_of_range"] == live.counters()["out_of_range"] > 0
+    assert [len(losses) for losses in shadow.breaker.losses.values()] == [0, 0]

@@ -16,15 +16,17 @@ from omegaconf import OmegaConf
 
 from agents import checkpoint
 from agents.export import bundle
+from agents.heuristics.least_in_flight import LeastInFlight
 from agents.heuristics.round_robin import RoundRobin
 from agents.router.guard import GuardSettings
 from agents.router.learning import MAX_HELD, Learning, LearningSettings
 from agents.router.log import Log
 from agents.router.samples import NUM_FLOATS, frame, read_frame
-from agents.router.trainer import STATE, Trainer, teachable
+from agents.router.trainer import STATE, Trainer, take_up, teachable
 from agents.router.versions import version_path, versions
 from conf.build import ConfigError
 from envs.observation import ENCODED_NAMES, NUM_WAITING, encode
+from envs.unfinished import PART
 from tests.agents.bandits.two_speed_fleet import look, mean_ttft_s
 from tests.agents.router.serving import SETTINGS, body, in_loop, posts, serving
 from tests.envs.live.fake_vllm import FakeVllm
@@ -203,8 +205,9 @@ def test_a_version_that_is_damaged_is_refused(tmp_path):
         assert soon(lambda: learning.version == 1)
         (tmp_path / "000007").mkdir()
         (tmp_path / "000007" / "schema.json").write_text("{")
-        in_loop(router, learning.choose(7))
-        assert learning.version == 1
+        with pytest.raises(ValueError, match="000007"):
+            in_loop(router, learning.choose(7))
+        assert (learning.version, learning.is_pinned) == (1, False)
         assert learning.counts["num_refused"] == 1
 
 
@@ -234,3 +237,62 @@ def test_the_config_composes():
         config = compose("serve", ["learning=online", "endpoints={a: http://x:1}"])
     assert config.learning.agent._target_ == "agents.bandits.lodestar.Lodestar"
     assert json.dumps(OmegaConf.to_container(config.learning))
+
+
+def test_what_is_loaded_by_hand_stays(tmp_path):
+    with FakeVllm() as server, learning_router([server], tmp_path / "v") as (router, learning):
+        posts(router, [body(max_tokens=1)] * 25)
+        assert soon(lambda: learning.version == 1)
+        in_loop(router, router.load(None))
+        assert (learning.version, router.desk.guard.policy) == (None, None)
+        posts(router, [body(max_tokens=1)] * 25)
+        assert soon(lambda: 2 in learning.versions and len(learning.curve) == 2)
+        assert router.desk.guard.policy is None
+        in_loop(router, learning.choose(None))
+        assert learning.version == 2
+
+
+def test_of_two_choices_the_later_one_holds(tmp_path):
+    async def both(learning):
+        await asyncio.gather(learning._take(2), learning.choose(1))
+
+    with FakeVllm() as server, learning_router([server], tmp_path) as (router, learning):
+        for number in (1, 2):
+            posts(router, [body(max_tokens=1)] * 25)
+            assert soon(lambda number=number: learning.version == number)
+        in_loop(router, both(learning))
+        assert (learning.version, learning.is_pinned) == (1, True)
+        expected = bundle.load(version_path(tmp_path, 1)).version
+        assert router.desk.guard.policy.version == expected
+        (version_path(tmp_path, 2) / "policy.npz").write_bytes(b"")
+        with pytest.raises(ValueError, match="not the file that"):
+            in_loop(router, learning.choose(2))
+        assert router.desk.guard.policy.version == expected
+        assert learning.is_pinned
+
+
+def test_two_routers_do_not_learn_in_one_directory(tmp_path):
+    with FakeVllm() as server, learning_router([server], tmp_path):
+        other = Learning(LearningSettings(LINUCB, str(tmp_path)), FALLBACK, 4, Log("none"))
+        with pytest.raises(ValueError, match=r"learning\.directory: another router learns in"):
+            asyncio.run(other.start())
+        asyncio.run(other.stop())
+
+
+def test_what_another_agent_learned_is_refused(tmp_path):
+    trainer = Trainer(tmp_path, teachable(LINUCB, None), LeastInFlight(), 20, 3, 4)
+    assert trainer.learn(samples(25)) == 1
+    assert take_up(tmp_path, teachable(LINUCB, None))["num_learned"] == 25
+    with pytest.raises(ConfigError, match="another agent learned this"):
+        take_up(tmp_path, teachable(LODESTAR, None))
+
+
+def test_a_trainer_that_was_killed_in_the_middle_of_an_export_starts_again(tmp_path):
+    """What it left is a folder that is not whole."""
+    left = tmp_path / f".000001.{2**22 + 1}{PART}"
+    left.mkdir()
+    (left / "policy.onnx").write_bytes(b"half")
+    with FakeVllm() as server, learning_router([server], tmp_path) as (router, learning):
+        posts(router, [body(max_tokens=1)] * 25)
+        assert soon(lambda: learning.version == 1)
+    assert not left.exists()

@@ -1,14 +1,16 @@
 """Routers that tell each other what they count."""
 
 import json
+import socket
 import threading
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
 
 import numpy as np
 import pytest
 
 from agents.router.asked import Identity, asked
-from agents.router.gossip import read
+from agents.router.gossip import counts_of, read
 from agents.router.peers import PeersSettings
 from envs import observation as columns
 from envs.cluster import Request
@@ -106,7 +108,13 @@ def test_a_peer_that_is_none_is_told_of_and_does_not_disturb(capsys):
         assert post(router, body()).status == 200
 
 
-WHOLE = {"instances": {"a": [1.0] * NUM, "z": []}, "arrivals_per_s": 2.0, "sends": [], "number": 3}
+WHOLE = {
+    "router": "x",
+    "instances": {"a": [1.0] * NUM, "z": []},
+    "arrivals_per_s": 2.0,
+    "sends": [],
+    "number": 3,
+}
 
 
 @pytest.mark.parametrize(
@@ -129,6 +137,7 @@ WHOLE = {"instances": {"a": [1.0] * NUM, "z": []}, "arrivals_per_s": 2.0, "sends
         WHOLE | {"sends": [["a", 5]]},
         WHOLE | {"sends": [["a", "A" * (12 * MAX_KEYS)]]},
         WHOLE | {"number": None},
+        WHOLE | {"arrivals_per_s": 10**400},
         WHOLE | {"number": float("inf")},
     ],
 )
@@ -148,3 +157,31 @@ def test_what_no_router_says_is_refused(said, desk):
 def test_settings_that_cannot_be(settings, what):
     with pytest.raises(ValueError, match=what):
         PeersSettings(**settings)
+
+
+def test_an_answer_may_come_in_parts():
+    """And a router that is told of itself hears that."""
+    whole = json.dumps(WHOLE).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(whole)
+
+    def answer(listening):
+        with suppress(OSError):
+            while True:
+                with listening.accept()[0] as connection:
+                    connection.recv(65536)
+                    for part in (head, whole[:20], whole[20:]):
+                        connection.sendall(part)
+                        time.sleep(0.005)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=answer, args=(listening,), daemon=True).start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with FakeVllm() as server, serving([server], peers=asking(url)) as router:
+            assert soon(lambda: router.desk.num_peers == 1)
+            assert in_flight(router)[0] == 1.0
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_router_is_not_its_own_peer(desk):
+    with pytest.raises(ValueError, match=r"it is this router itself; leave it out of peers\.urls"):
+        read(counts_of(desk, 0), desk)

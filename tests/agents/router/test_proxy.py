@@ -444,3 +444,20 @@ def test_many_at_once_lose_nothing():
             assert answer.status != 200 or answer.events[-1] == "[DONE]"
         assert soon(lambda: nothing_under_way(router))
         assert sum(router.proxy.statuses.values()) == 200
+
+
+def test_an_instance_that_was_started_anew_is_asked_again(monkeypatch):
+    serves = ["tiny"]
+
+    async def models(self, request):
+        return aiohttp.web.json_response({"data": [{"id": serves[0], "max_model_len": 100_000}]})
+
+    monkeypatch.setattr(FakeVllm, "_models", models)
+    with FakeVllm() as server, serving([server]) as router:
+        server.health_status = server.metrics_status = 500
+        assert soon(lambda: router.fleet.num_open == 0)
+        serves[0] = "other"
+        server.health_status = server.metrics_status = 200
+        assert soon(lambda: router.fleet.models() == ["other"])
+        assert post(router, body() | {"model": "other"}).status == 200
+        assert post(router, body()).status == 404

@@ -6,6 +6,7 @@ from hydra import compose, initialize_config_module
 from agents.config import register
 from agents.heuristics.random import Random
 from agents.ope.__main__ import evaluate
+from agents.ope.logged import read
 from agents.router.proxy import ProxySettings
 from agents.router.tape import TapeSettings
 from envs.live.recording import Recording, matrix
@@ -56,3 +57,20 @@ def test_other_policies_are_evaluated_on_it(tmp_path):
         told = evaluate(compose("ope", overrides))
     assert told["num_decisions"] == 120
     assert told["policies"]["least_in_flight"]["dr"]["value"] > 0
+
+
+def test_attempts_of_one_request_are_one_request(tmp_path):
+    """What a retry cost is what the first attempt cost too, so that none is left out for having failed."""
+    with (
+        fakes(2) as servers,
+        serving(servers, None, Random(), tape=TapeSettings(str(tmp_path / "tape"))) as router,
+    ):
+        servers[0].fault = "503"
+        posts(router, [body(max_tokens=1)] * 20)
+        assert soon(lambda: router.proxy.num_in_flight == 0)
+        num_retries = router.proxy.counts["num_retries"]
+    assert num_retries > 0
+    logged = read([tmp_path / "tape"], "ttft_s", None)
+    assert len(logged) == 20 + num_retries
+    assert len(logged.known) == len(logged)
+    assert len(set(Recording(tmp_path / "tape").decisions()["request_id"].to_pylist())) == 20
