@@ -17,6 +17,10 @@ def test_table_of_fidelity_is_the_reference_runs():
     assert (ROOT / "runs/reference/fidelity/table.md").read_text(encoding="utf-8").strip() in README
 
 
+def test_table_of_routers_is_the_reference_runs():
+    assert (ROOT / "runs/reference/router/table.md").read_text(encoding="utf-8").strip() in README
+
+
 @pytest.mark.parametrize("table", ["table", "training"])
 def test_tables_of_robustness_are_the_reference_runs(table):
     file = ROOT / "runs/reference/robustness" / f"{table}.md"

@@ -69,21 +69,38 @@ def running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byte
                 process.wait()
 
 
-def cpu_s(process_id: int) -> float:
-    """CPU time of a process and its children, so far."""
-    total, todo = 0.0, [process_id]
+def family(process_id: int) -> list[int]:
+    """A process and all that it has started."""
+    found, todo = [], [process_id]
     while todo:
         process_id = todo.pop()
         try:
-            with open(f"/proc/{process_id}/stat") as stat:
-                fields = stat.read().rpartition(") ")[2].split()
-            total += int(fields[11]) + int(fields[12])
             for thread in os.listdir(f"/proc/{process_id}/task"):
                 with open(f"/proc/{process_id}/task/{thread}/children") as children:
                     todo += map(int, children.read().split())
         except FileNotFoundError:
             continue
+        found.append(process_id)
+    return found
+
+
+def cpu_s(process_id: int) -> float:
+    """CPU time of a process and its children, so far."""
+    total = 0
+    for member in family(process_id):
+        with open(f"/proc/{member}/stat") as stat:
+            fields = stat.read().rpartition(") ")[2].split()
+        total += int(fields[11]) + int(fields[12])
     return total / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mib(process_id: int) -> float:
+    """Resident memory of a process and its children."""
+    total = 0.0
+    for member in family(process_id):
+        with open(f"/proc/{member}/status") as status:
+            total += int(next(line for line in status if line.startswith("VmRSS")).split()[1]) / 1024
+    return total
 
 
 def load(url: str, num_clients: int, num_requests: int, stream: bool = False) -> dict[str, Any]:
@@ -162,9 +179,7 @@ def measure(
             routed = load(url, 1, options.requests // 3, stream=True)
             note("added_first_byte_p50_ms", routed["first_byte_p50_ms"] - direct["first_byte_p50_ms"])
             errors += sum(routed["errors"].values())
-        with open(f"/proc/{process.pid}/status") as status:
-            resident = next(line for line in status if line.startswith("VmRSS"))
-        note("rss_mib", int(resident.split()[1]) / 1024)
+        note("rss_mib", resident_mib(process.pid))
     medians = {name: statistics.median(each) for name, each in runs.items()}
     return {
         "runs": runs,

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tests.benchmarks.bench_router import make_bundle
+from tests.benchmarks.bench_router import make_bundle, resident_mib
 from tests.benchmarks.router.backend import ANSWER, METRICS
 
 FIRST_PORT, ROUTER_PORT = 18700, 18710
@@ -130,13 +130,6 @@ def requests(num: int) -> Iterator[bytes]:
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             b"X-Session-Id: session-%d\r\nX-Tenant-Id: tenant-%d\r\nContent-Length: %d\r\n\r\n%s"
         ) % (number, number, len(body), body)
-
-
-def resident_mib(process_id: int) -> float:
-    """Resident memory of a process."""
-    with open(f"/proc/{process_id}/status") as status:
-        line = next(line for line in status if line.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024
 
 
 async def instances() -> None:
