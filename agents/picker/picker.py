@@ -187,6 +187,8 @@ class Picker:
             else:
                 pair = Path(settings.private_key).read_bytes(), Path(settings.certificate).read_bytes()
                 self.port = self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        except FileNotFoundError as error:
+            raise OSError(f"picker.certificate, picker.private_key: there is no {error.filename}") from error
         except RuntimeError as error:
             raise OSError(f"cannot listen at {address}: {error}") from error
         await self._server.start()

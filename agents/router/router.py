@@ -17,6 +17,7 @@ from aiohttp import web
 
 from agents.export import bundle
 from agents.export.runtime import BundlePolicy
+from agents.hyperparameters import check_not_negative
 from agents.policy import Policy
 from agents.router.assembly import CommonSettings, assemble, check_policy
 from agents.router.exposition import registry_of
@@ -36,6 +37,13 @@ class RouterSettings(CommonSettings):
     """All of a router but its endpoints and policies; ``conf/serve.yaml`` tells of each."""
 
     proxy: ProxySettings = field(default_factory=ProxySettings)
+    notice_s: float = 0.0
+    """How long it still takes requests once ``/readyz`` says that it is draining."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        super().__post_init__()
+        check_not_negative(**{"router.notice_s": self.notice_s})
 
 
 class Router:
@@ -124,10 +132,12 @@ class Router:
         )
 
     async def stop(self) -> None:
-        """Take nothing new, finish what is under way for up to ``drain_s``, then end everything."""
-        self.state = "draining"
-        self.proxy.is_draining = True
+        """After ``notice_s`` take nothing new, finish for up to ``drain_s``, then end everything."""
+        was_ready, self.state = self.state == "ready", "draining"
         self.log.event("draining", num_in_flight=self.proxy.num_in_flight)
+        if was_ready:
+            await asyncio.sleep(self.settings.notice_s)
+        self.proxy.is_draining = True
         if self._runner is not None:
             for site in list(self._runner.sites):
                 await site.stop()

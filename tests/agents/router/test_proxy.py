@@ -362,6 +362,14 @@ def test_requests_go_to_configured_endpoints_only():
         assert servers[1].bodies == []
 
 
+def test_load_balancers_get_notice():
+    with fakes(1) as servers, serving(servers, notice_s=0.5) as router:
+        stopping = asyncio.run_coroutine_threadsafe(router.stop(), router._logging.get_loop())
+        assert soon(lambda: get(router, "/readyz").status == 503)
+        assert post(router, body()).status == 200
+        stopping.result(timeout=30)
+
+
 @pytest.mark.usefixtures("clean")
 def test_draining_finishes_what_is_under_way_and_takes_nothing_new():
     with fakes(1, token_interval_s=0.02) as servers:
