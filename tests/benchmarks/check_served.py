@@ -196,15 +196,23 @@ async def ttft_s(session: aiohttp.ClientSession, url: str, body: bytes) -> float
     return first_s
 
 
+async def model_of(session: aiohttp.ClientSession, url: str) -> str:
+    """What is served, once the instances have said so."""
+    async with asyncio.timeout(60.0):
+        while True:
+            async with session.get(url + "/v1/models") as response:
+                if models := (await response.json())["data"]:
+                    return str(models[0]["id"])
+            await asyncio.sleep(0.1)
+
+
 async def ttfts_of(url: str, requests: Sequence[Request], salt: str) -> list[float]:
     """Send every request when it arrives; their TTFTs."""
     endpoint, prompts = Endpoint("router", url), Prompts(64)
-    begun_s = time.perf_counter() + 0.5 - requests[0].arrived_at_s
     connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=RUN_LIMIT_S)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        async with session.get(url + "/v1/models") as response:
-            model = (await response.json())["data"][0]["id"]
-        tasks = []
+        model = await model_of(session, url)
+        tasks, begun_s = [], time.perf_counter() + 0.5 - requests[0].arrived_at_s
         for request in requests:
             tokens = prompts.tokens(request)
             body = request_body(endpoint, model, request, tokens, request.num_output_tokens, salt, False)
