@@ -187,8 +187,8 @@ class RouterView:
         if self._prefix_caching[instance]:
             hashes = self._prompt_hashes(request)
             self.index.sent(instance, hashes, now_s)
-            if self.sends is not None:
-                self.sends.add(Send(instance, self.index.keys_of(hashes).copy()))
+            if self.sends is not None and len(keys := self.index.keys_of(hashes)):
+                self.sends.add(Send(instance, keys.copy()))
 
     def first_token(self, request_id: int, at_s: float) -> None:
         """Note that a request's first token came."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_KEYS = 32_768
-"""Held of all sends together; the oldest sends are forgotten, told or not."""
+"""Held of all sends together, and one for each of them; the oldest are forgotten, told or not."""
 
 
 class Send(NamedTuple):
@@ -33,9 +33,9 @@ class Sends:
         """Take one in."""
         self._held.append(send)
         self.number += 1
-        self._num_keys += len(send.keys)
+        self._num_keys += 1 + len(send.keys)
         while self._num_keys > MAX_KEYS:
-            self._num_keys -= len(self._held.popleft().keys)
+            self._num_keys -= 1 + len(self._held.popleft().keys)
 
     def since(self, number: int) -> list[Send]:
         """Those of this number and later that are held."""

@@ -59,6 +59,7 @@ def status(router: Router) -> dict[str, Any]:
         "is_shadow": guard.settings.is_shadow,
         "last_error": guard.last_error,
         "in_flight": proxy.num_in_flight,
+        "peers": desk.num_peers,
         "statuses": {str(number): count for number, count in sorted(proxy.statuses.items())},
         "retries": proxy.counts["num_retries"],
         "broken_off": proxy.counts["num_broken_off"],
