@@ -63,7 +63,7 @@ def test_one_sees_what_the_other_has_in_flight():
 
 def test_counts_are_a_page():
     with FakeVllm() as server, serving([server]) as router:
-        post(router, body(max_tokens=1))
+        post(router, body(num_words=200, max_tokens=1))
         said = get(router, "/counts").json
         assert list(said["instances"]) == ["a"]
         assert len(said["instances"]["a"]) == NUM
