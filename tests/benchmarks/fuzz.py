@@ -56,7 +56,7 @@ def main() -> int:
     options = parser.parse_args()
     stop_s = time.monotonic() + 60 * options.minutes
     properties, seed = Properties(), options.seed
-    quiet = ["-q", "--no-header", "--no-summary", "-p", "no:cacheprovider", "-x"]
+    quiet = ["-q", "--no-header", "--show-capture=no", "-p", "no:cacheprovider", "-x"]
     with tqdm(total=60 * options.minutes, unit="s", disable=None) as bar:
         while time.monotonic() < stop_s:
             arguments = [*quiet, f"--hypothesis-seed={seed}", *PARSERS.values()]

@@ -77,7 +77,7 @@ def router():
 @given(sent=spoilt(REQUEST))
 def test_whatever_a_client_sends(router, sent):
     got = raw(router, sent)
-    assert got == b"" or got.startswith(b"HTTP/1.")
+    assert got == b"" or got.startswith(b"HTTP/")  # 0.9, where no version was sent
     assert post(router, body()).status == 200
     assert soon(lambda: nothing_under_way(router))
 
