@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from multidict import CIMultiDict
@@ -25,6 +26,8 @@ _NOT_UP = HOP_BY_HOP | {"host", "content-length", "expect", "accept-encoding"}
 _NOT_DOWN = HOP_BY_HOP | {"server", "date", "content-length", "content-encoding"}
 """Not to the client: it is sent what was decoded, by another server."""
 
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
 
 def to_instance(headers: Iterable[tuple[str, str]], connection: str, own: dict[str, str]) -> CIMultiDict[str]:
     """A client's headers as an instance gets them.
@@ -45,5 +48,12 @@ def to_instance(headers: Iterable[tuple[str, str]], connection: str, own: dict[s
 
 
 def to_client(headers: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
-    """An instance's headers as the client gets them."""
-    return CIMultiDict((name, value) for name, value in headers if name.lower() not in _NOT_DOWN)
+    """An instance's headers as the client gets them.
+
+    Raises ``ValueError`` for one that holds control characters, which clients would take for no HTTP.
+    """
+    passed = CIMultiDict((name, value) for name, value in headers if name.lower() not in _NOT_DOWN)
+    for name, value in passed.items():
+        if _CONTROL.search(value):
+            raise ValueError(f"control characters in the header {name}")
+    return passed

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import aiohttp
 from aiohttp import web
+from multidict import CIMultiDict
 
 from agents.hyperparameters import check_positive
 from agents.router import headers
@@ -240,9 +241,13 @@ class _Call:
                     try:
                         if answer.status in RETRIED_STATUSES and not is_last:
                             raise NoAnswerError(f"http {answer.status}", answer.status)
+                        try:
+                            passed = headers.to_client(answer.headers.items())
+                        except ValueError as error:
+                            raise NoAnswerError(str(error), answer.status) from None
                         if answer.content_type == "text/event-stream":
-                            return await self._stream(ticket, answer, timer)
-                        return await self._whole(ticket, answer)
+                            return await self._stream(ticket, answer, passed, timer)
+                        return await self._whole(ticket, answer, passed)
                     finally:
                         if not answer.content.at_eof():
                             answer.close()  # at which vLLM aborts the request
@@ -266,7 +271,11 @@ class _Call:
         )
 
     async def _stream(
-        self, ticket: Ticket, answer: aiohttp.ClientResponse, timer: asyncio.Timeout
+        self,
+        ticket: Ticket,
+        answer: aiohttp.ClientResponse,
+        passed: CIMultiDict[str],
+        timer: asyncio.Timeout,
     ) -> web.StreamResponse:
         """Pass on events as they come."""
         desk, meter, content = self.proxy.desk, AnswerMeter(), answer.content
@@ -277,7 +286,7 @@ class _Call:
         self.ttft_s = desk.fleet.clock.now_s - self.arrived_at_s
         loop, within_s = asyncio.get_running_loop(), self.proxy.settings.token_timeout_s
         timer.reschedule(None)  # what the client takes is not the instance's time
-        response = web.StreamResponse(status=answer.status, headers=headers.to_client(answer.headers.items()))
+        response = web.StreamResponse(status=answer.status, headers=passed)
         self.response = response
         await self._to_client(response.prepare(self.request))
         while data:
@@ -291,14 +300,15 @@ class _Call:
         await self._to_client(response.write_eof())
         return response
 
-    async def _whole(self, ticket: Ticket, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    async def _whole(
+        self, ticket: Ticket, answer: aiohttp.ClientResponse, passed: CIMultiDict[str]
+    ) -> web.StreamResponse:
         """Pass on an answer that comes in one piece."""
         desk, meter = self.proxy.desk, AnswerMeter()
         data = await answer.read()
         meter.take(data)
         desk.served(ticket, meter.num_output_tokens, None)
         self.ticket = None
-        passed = headers.to_client(answer.headers.items())
         return web.Response(status=answer.status, headers=passed, body=data)
 
     async def _to_client(self, writing: Awaitable[object]) -> None:

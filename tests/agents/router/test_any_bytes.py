@@ -168,3 +168,11 @@ def test_a_client_that_does_not_read_is_left_and_nobody_else_blamed():
             assert soon(lambda: len(router._runner.server.connections) == 0)
         held.answer = ANSWERS[0]
         assert post(router, body()).content == EVENTS
+
+
+def test_headers_that_are_no_http_are_not_passed_on(before_one):
+    held, router = before_one
+    held.answer = ANSWERS[1].replace(b"text/event-stream", b"text/event-stream\r\nX-Odd: \x01")
+    got = post(router, body())
+    assert got.status == 502
+    assert "control characters in the header X-Odd" in got.json["error"]["message"]
