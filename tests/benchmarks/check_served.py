@@ -60,6 +60,8 @@ AGENT = "maskable_ppo"
 RATE_PER_S = 7.0
 """Of the devices at full speed: some 60 % of what they can do (``experiment=fidelity``)."""
 MAX_MODEL_LEN = 16384
+BLOCK_SIZE = 16
+"""Tokens per hash of the workload's prompts, and per block of the servers."""
 ROUTER_PORT = 18620
 TUNING_SEEDS = tuple(range(100, 110))
 """Streams by which the best rule is chosen."""
@@ -213,7 +215,7 @@ async def model_of(session: aiohttp.ClientSession, url: str) -> str:
 
 async def ttfts_of(url: str, requests: Sequence[Request], salt: str) -> list[float]:
     """Send every request when it arrives; their TTFTs."""
-    endpoint, prompts = Endpoint("router", url), Prompts(64)
+    endpoint, prompts = Endpoint("router", url), Prompts(BLOCK_SIZE)
     connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=RUN_LIMIT_S)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         model = await model_of(session, url)
