@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envs.unfinished import PART, part_of
+from envs.unfinished import PART, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,14 +39,10 @@ def _is_alive(pid: int) -> bool:
 def write(path: Path, write_to: Callable[[Path], object]) -> None:
     """Let ``write_to`` fill a temporary file beside ``path``, flush it to disk, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = part_of(path)
-    try:
-        write_to(temporary)
-        with temporary.open("rb+") as file:
+    with whole(path) as part:
+        write_to(part)
+        with part.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

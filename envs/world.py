@@ -22,7 +22,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from envs.unfinished import part_of
+from envs.unfinished import whole
 
 SLOW, FAIL, RESTART, ADD, REMOVE, FLUSH_CACHE = "slow", "fail", "restart", "add", "remove", "flush_cache"
 LAG_SCRAPES = "lag_scrapes"
@@ -131,10 +131,8 @@ class Schedule:
     def save(self, path: str | Path) -> None:
         """Write it to a file that ``load`` reads, one event a line; whole or not at all."""
         lines = ",\n".join(f"  {json.dumps(event.row())}" for event in self)
-        path = Path(path)
-        part = part_of(path)
-        part.write_text(f'{{"events": [\n{lines}\n]}}\n', encoding="utf-8")
-        part.replace(path)
+        with whole(Path(path)) as part:
+            part.write_text(f'{{"events": [\n{lines}\n]}}\n', encoding="utf-8")
 
     def check(self, num_instances: int, absent: Iterable[int] = ()) -> None:
         """Raise ``ValueError`` where an event names no instance or finds it in a state that it cannot change.

@@ -42,8 +42,13 @@ INPUTS = ("instances", "request", "mask", "memory")
 which: 0 where the policy has none)."""
 DECISION = ("scores", "propensities", "is_out_of_range")
 """Outputs: float64 ``[num_instances]`` twice, -inf and 0 where masked, and a bool."""
-MEMORIES = ("none", "turn", "session")
-"""What the input ``memory`` may be."""
+MEMORIES = {
+    "none": "always 0",
+    "turn": "how many decisions were made before among the same instances: those not masked",
+    "session": "BLAKE2b of 8 bytes of 'session KEY', KEY being the request's session_key as a whole number,"
+    " read as a little-endian number and halved (shifted right by one bit)",
+}
+"""What the input ``memory`` may be, and what it then says, in words."""
 FALLBACK = ("fallback_scores", "fallback_propensities")
 """Outputs of the policy's fallback, where it has one."""
 

@@ -23,6 +23,7 @@ from agents.export.runtime import (
     FALLBACK,
     FORMAT,
     INPUTS,
+    MEMORIES,
     PLAN,
     SCHEMA,
 )
@@ -31,13 +32,6 @@ from agents.policy import Policy
 from envs.observation import INSTANCE_FEATURES, REQUEST_FEATURES, SCHEMA_HASH
 from envs.unfinished import part_of
 
-MEMORIES = {
-    "none": "always 0",
-    "turn": "how many decisions were made before among the same instances: those not masked",
-    "session": "BLAKE2b of 8 bytes of 'session KEY', KEY being the request's session_key as a whole number,"
-    " read as a little-endian number and halved (shifted right by one bit)",
-}
-"""What the input ``memory`` says, in words."""
 CHOICE = (
     "u uniform in [0, 1); the first instance at which the running sum of propensities exceeds u. Equals share"
     " their probability"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
@@ -14,6 +13,7 @@ from agents.router.answer_meter import AnswerMeter
 from agents.router.asked import BadRequestError, Identity, asked
 from agents.router.desk import Desk, NoInstanceError, Ticket
 from agents.router.fleet import Instance
+from agents.router.front import Front
 from agents.router.log import Log
 from agents.router.proxy import CLIENT_GONE, RETRIED_STATUSES, ROUTED
 from agents.router.refused import RefusedError
@@ -42,7 +42,7 @@ class CallSettings:
                 raise ValueError(f"calls.{name} is {value}, it must be at least 1, or null")
 
 
-class Calls:
+class Calls(Front):
     """All requests, and their counts.
 
     Args:
@@ -53,12 +53,9 @@ class Calls:
     """
 
     def __init__(self, desk: Desk, settings: CallSettings, identity: Identity, log: Log) -> None:
-        self.desk, self.settings, self.identity, self.log = desk, settings, identity, log
+        super().__init__(desk, identity, log)
+        self.settings = settings
         self.destinations = Destinations(desk.fleet)
-        self.statuses: Counter[int] = Counter()
-        """Answers by status."""
-        self.counts: Counter[str] = Counter()
-        self.num_in_flight = 0
 
 
 class Call:

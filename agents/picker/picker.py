@@ -24,6 +24,7 @@ from agents.picker.messages import Messages
 from agents.policy import Policy
 from agents.router.assembly import CommonSettings, assemble
 from agents.router.exposition import registry_of
+from agents.router.listen import listen
 from agents.router.log import Log
 from agents.router.pages import NAMES, State, page
 from agents.router.peers import Peers
@@ -62,8 +63,6 @@ class PickerSettings(CommonSettings):
             raise ValueError(
                 "certificate and private_key are two files that go together: give both or neither"
             )
-        if not 0.0 <= self.notice_s < float("inf"):
-            raise ValueError(f"notice_s is {self.notice_s}, it must be a number of seconds, 0 or more")
 
 
 class Picker:
@@ -121,7 +120,8 @@ class Picker:
         try:
             self._pages = web.ServerRunner(web.Server(self._page, access_log=None))
             await self._pages.setup()
-            await web.TCPSite(self._pages, settings.admin_host, settings.admin_port).start()
+            where = settings.admin_host, settings.admin_port
+            await listen(self._pages, "picker.admin_host or picker.admin_port", *where)
             await self.desk.fleet.become(self._endpoints)
             await self._peers.start()
             await self._listen()

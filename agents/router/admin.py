@@ -22,6 +22,7 @@ from typing import Any
 
 from aiohttp import web
 
+from agents.router.listen import listen
 from agents.router.router import Router
 from agents.router.status import History, status
 from envs.live.fleet import endpoints_of
@@ -103,7 +104,7 @@ class Admin:
         app.router.add_post("/drain", self._drain)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._settings.host, self._settings.port).start()
+        await listen(self._runner, "admin.host or admin.port", self._settings.host, self._settings.port)
         self._looking = asyncio.get_running_loop().create_task(self._look())
 
     async def stop(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agents.export.runtime import BundlePolicy
-from agents.hyperparameters import check_positive
+from agents.hyperparameters import check_not_negative, check_positive
 from agents.policy import Policy
 from agents.router.asked import Identity
 from agents.router.desk import Desk
@@ -30,6 +30,8 @@ class CommonSettings:
     max_instances: int = 64
     scrape_interval_s: float = 0.2
     prefix_capacity: int = 31_250
+    notice_s: float = 0.0
+    """How long it still takes requests once it says that it is ending."""
     drain_s: float = 60.0
     seed: int | None = None
     log_requests: Which = "failed"
@@ -46,6 +48,7 @@ class CommonSettings:
                 " at least 1"
             )
         check_positive(scrape_interval_s=self.scrape_interval_s, drain_s=self.drain_s)
+        check_not_negative(notice_s=self.notice_s)
         if not 0 <= self.port < 65536:
             raise ValueError(f"port is {self.port}, it must be in [0, 65535]; 0: any that is free")
 

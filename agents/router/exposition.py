@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
-from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from agents.router.desk import Desk
-from agents.router.log import Log
+from agents.router.front import Front
 from agents.router.timings import BOUNDS_S
 
 STATES = ("closed", "half_open", "open")
-
-
-class Front(Protocol):
-    """What takes requests, whatever protocol it speaks."""
-
-    desk: Desk
-    statuses: Counter[int]
-    """Answers by status."""
-    counts: Counter[str]
-    """``num_retries``, ``num_broken_off``."""
-    num_in_flight: int
-    log: Log
 
 
 class RouterCollector(Collector):

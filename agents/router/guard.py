@@ -38,9 +38,11 @@ REASONS = (
     "not_finite",  # its scores or propensities
 )
 """Why the heuristic decided."""
+HEURISTICS_SHARE = ("holdout", "canary")
+"""Reasons that are chance alone."""
 DRAWN: Mapping[str, Arm] = {
     **dict.fromkeys(("", "out_of_range", "slow", "error", "not_finite"), "policy"),
-    **dict.fromkeys(("holdout", "canary"), "heuristic"),
+    **dict.fromkeys(HEURISTICS_SHARE, "heuristic"),
 }
 """To which arm chance had given a decision, by its reason; others were given to none."""
 
@@ -86,7 +88,7 @@ class Choice(NamedTuple):
 
     instance: int
     propensities: NDArray[np.float64]
-    """Of policy or heuristic, whichever decided."""
+    """Of policy or heuristic, whichever decided; of the draw between them too where ``is_recorded``."""
     scores: NDArray[np.float64]
     reason: str
     """Why it was the heuristic; empty where the policy decided."""
@@ -116,6 +118,9 @@ class Guard:
         self.num_agreed = 0
         """Of the decisions in shadow, those in which the heuristic chose what the policy would have."""
         self.last_error = ""
+        self.is_recorded = False
+        """Whether propensities are wanted as they were before chance drew who decides, as estimates from a
+        recording need them: then both are asked wherever both might have decided."""
         self._explorations = {
             tenant_number(tenant): min(most, settings.exploration)
             for tenant, most in settings.max_exploration.items()
@@ -139,22 +144,22 @@ class Guard:
 
     def choose(self, observation: Observation, now_s: float, tenant: int = 0) -> Choice:
         """Decide about a request of a tenant. Raises ``ValueError`` where every instance is masked."""
-        reason = self._stands_back(now_s)
-        is_shadow = reason == "shadow"
+        reason, share = self._stands_back(now_s)
+        is_shadow, is_mixed = reason == "shadow", self.is_recorded and 0.0 < share < 1.0
         decision: Decision | None = None
         if reason in ("", "shadow"):
-            assert self.policy is not None
-            self.policy.exploration = self._explorations.get(tenant, self.settings.exploration)
-            decision, trouble = self._ask(observation, now_s)
+            decision, trouble = self._ask(observation, now_s, tenant)
             if trouble or not is_shadow:
                 reason = trouble
         self.counts[reason] += 1
         if decision is not None and not is_shadow:
-            return Choice(decision.instance, decision.propensities, decision.scores, reason)
+            other = self.heuristic.act(observation) if is_mixed else None
+            return _choice(decision, reason, other, 1.0 - share)
         own = self.heuristic.act(observation)
         if decision is not None and is_shadow:
             self.num_agreed += own.instance == decision.instance
-        return Choice(own.instance, own.propensities, own.scores, reason)
+        other = self._ask(observation, now_s, tenant)[0] if is_mixed and reason in HEURISTICS_SHARE else None
+        return _choice(own, reason, other, share)
 
     def learned(self, choice: Choice, loss_s: float, now_s: float) -> None:
         """Take in what a request took that was decided about so; NaN: it failed.
@@ -166,28 +171,29 @@ class Guard:
         if arm is not None and not self.settings.is_shadow:
             self.breaker.observe(arm, loss_s, now_s)
 
-    def _stands_back(self, now_s: float) -> str:
-        """Why the policy shall not be asked, or not be heeded."""
+    def _stands_back(self, now_s: float) -> tuple[str, float]:
+        """Why the policy shall not be asked, or not be heeded; and what its chances were to be."""
         settings = self.settings
         if self.policy is None:
-            return "no_policy"
+            return "no_policy", 0.0
         if settings.is_shadow:
-            return "shadow"
+            return "shadow", 0.0
         state = self.breaker.state(now_s)
         if state == "open":
-            return "breaker"
+            return "breaker", 0.0
         if now_s < self._rests_until_s:
-            return "resting"
-        share = settings.trial if state == "half_open" else settings.share
+            return "resting", 0.0
+        share = (1.0 - settings.holdout) * (settings.trial if state == "half_open" else settings.share)
         draw = self._rng.random()
         if draw < settings.holdout:
-            return "holdout"
-        return "" if draw < settings.holdout + (1.0 - settings.holdout) * share else "canary"
+            return "holdout", share
+        return "" if draw < settings.holdout + share else "canary", share
 
-    def _ask(self, observation: Observation, now_s: float) -> tuple[Decision | None, str]:
+    def _ask(self, observation: Observation, now_s: float, tenant: int) -> tuple[Decision | None, str]:
         """The policy's decision; or none, and why."""
         policy, settings = self.policy, self.settings
         assert policy is not None
+        policy.exploration = self._explorations.get(tenant, settings.exploration)
         began_s = perf_counter()
         try:
             decision, is_out = policy.judge(observation, settings.check_range)
@@ -210,6 +216,14 @@ class Guard:
     def counters(self) -> Mapping[str, int]:
         """How often the heuristic decided, by reason."""
         return {reason: self.counts[reason] for reason in REASONS}
+
+
+def _choice(decision: Decision, reason: str, other: Decision | None, share_of_other: float) -> Choice:
+    """A decision, and what else might have been decided, with such a chance, by another."""
+    propensities = decision.propensities
+    if other is not None:
+        propensities = (1.0 - share_of_other) * propensities + share_of_other * other.propensities
+    return Choice(decision.instance, propensities, decision.scores, reason)
 
 
 def _is_sound(decision: Decision, observation: Observation) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import sys
@@ -28,6 +27,7 @@ from agents.files import write_json
 from agents.router.log import Log
 from agents.router.samples import NUM_FLOATS, frame
 from agents.router.versions import SETTINGS, version_path, versions
+from envs.taken import take
 
 EVERY_S = 0.1
 """Between two frames to the trainer."""
@@ -126,11 +126,9 @@ class Learning:
 
         Raises ``ValueError`` where another router learns in the same directory.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._taken = os.open(self.directory, os.O_RDONLY)
         try:
-            fcntl.flock(self._taken, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            self._taken = take(self.directory)
+        except BlockingIOError as error:
             raise ValueError(
                 f"learning.directory: another router learns in {self.directory}; give another one"
             ) from error

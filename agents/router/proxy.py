@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import dataclass, fields
 from time import perf_counter
@@ -21,6 +20,7 @@ from agents.router.answer_meter import AnswerMeter
 from agents.router.asked import Asked, BadRequestError, Identity, asked
 from agents.router.desk import Desk, NoInstanceError, Ticket
 from agents.router.fleet import Instance
+from agents.router.front import Front
 from agents.router.log import Log
 from agents.router.refused import RefusedError
 from envs.live.client import NoAnswerError, raise_as_no_answer
@@ -68,7 +68,7 @@ class ProxySettings:
                 raise ValueError(f"proxy.{name} is {getattr(self, name)}, it must be at least {least}")
 
 
-class Proxy:
+class Proxy(Front):
     """Handles requests; ``handle`` is what ``aiohttp.web.Server`` calls.
 
     Args:
@@ -79,11 +79,8 @@ class Proxy:
     """
 
     def __init__(self, desk: Desk, settings: ProxySettings, identity: Identity, log: Log) -> None:
-        self.desk, self.settings, self.identity, self.log = desk, settings, identity, log
-        self.statuses: Counter[int] = Counter()
-        """Answers by status."""
-        self.counts: Counter[str] = Counter()
-        self.num_in_flight = 0
+        super().__init__(desk, identity, log)
+        self.settings = settings
         self.is_draining = False
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -330,8 +327,9 @@ async def _break_off(request: web.BaseRequest, response: web.StreamResponse, kin
     So a client that does not read the error does not take the answer for whole.
     """
     error = RefusedError(502, kind, message).body
-    with contextlib.suppress(ConnectionError):
-        await response.write(f"\n\ndata: {error}\n\n".encode())  # what was begun may be half an event
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await response.write(f"\n\ndata: {error}\n\n".encode())  # what was begun may be half an event
     if (transport := request.transport) is not None:
         transport.close()  # once the client has read all, or ...
         asyncio.get_running_loop().call_later(CLOSE_S, transport.abort)

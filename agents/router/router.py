@@ -17,11 +17,11 @@ from aiohttp import web
 
 from agents.export import bundle
 from agents.export.runtime import BundlePolicy
-from agents.hyperparameters import check_not_negative
 from agents.policy import Policy
 from agents.router.assembly import CommonSettings, assemble, check_policy
 from agents.router.exposition import registry_of
 from agents.router.learning import Learning
+from agents.router.listen import listen
 from agents.router.log import Log
 from agents.router.pages import NAMES, State, page
 from agents.router.peers import Peers
@@ -29,21 +29,12 @@ from agents.router.proxy import Proxy, ProxySettings
 from agents.router.tape import Tape, TapeSettings
 from envs.live.endpoint import Endpoint
 
-NUM_WAITING_CONNECTIONS = 1024
-
 
 @dataclass(frozen=True)
 class RouterSettings(CommonSettings):
     """All of a router but its endpoints and policies; ``conf/serve.yaml`` tells of each."""
 
     proxy: ProxySettings = field(default_factory=ProxySettings)
-    notice_s: float = 0.0
-    """How long it still takes requests once ``/readyz`` says that it is draining."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        super().__post_init__()
-        check_not_negative(**{"router.notice_s": self.notice_s})
 
 
 class Router:
@@ -82,7 +73,7 @@ class Router:
         if tape is not None:
             version = "heuristic" if policy is None else f"{policy.name}@{policy.version}"
             self._tape = Tape(tape, settings.max_instances, version, self.log, settings.seed or 0)
-            self.desk.tape = self._tape
+            self.desk.tape, self.desk.guard.is_recorded = self._tape, True
         self.proxy = Proxy(self.desk, settings.proxy, settings.identity, self.log)
         self._peers = Peers(settings.peers, self.desk, self.log)
         self._registry = registry_of(self.proxy)
@@ -113,8 +104,7 @@ class Router:
         self._runner = web.ServerRunner(server)
         await self._runner.setup()
         try:
-            site = web.TCPSite(self._runner, settings.host, settings.port, backlog=NUM_WAITING_CONNECTIONS)
-            await site.start()
+            await listen(self._runner, "router.host or router.port", settings.host, settings.port)
             await self.fleet.become(self._endpoints)
             await self._peers.start()
             if self.learning is not None:

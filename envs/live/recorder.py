@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -51,6 +50,7 @@ from envs.live.recording import (
     read_part,
 )
 from envs.observation import INSTANCE_FEATURES, REQUEST_FEATURES, SCHEMA_HASH, Observation
+from envs.taken import take
 
 MAX_HASHES = 2**22
 """Block hashes in one part, 32 MiB: a bound on memory where prompts are long."""
@@ -334,22 +334,17 @@ def remove_recording(directory: Path) -> None:
 
 
 def _opened(directory: Path) -> int:
-    """Make the directory and take it for this process alone; the lock goes with the process."""
+    """Make the directory and take it for this process alone."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory, os.O_RDONLY)
+        return take(directory)
+    except BlockingIOError as error:
+        raise RecordingError(
+            f"another recorder is writing to {directory}: wait for it, or give another directory"
+        ) from error
     except OSError as error:
         raise OSError(
             f"cannot record to {directory}: {error.strerror}; give a directory that can be written"
         ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise RecordingError(
-            f"another recorder is writing to {directory}: wait for it, or give another directory"
-        ) from error
-    return descriptor
 
 
 def _header(traits: Sequence[InstanceTraits], max_instances: int) -> dict[str, Any]:

@@ -9,7 +9,6 @@ Their addresses stand in ``runs/live/endpoints.json`` meanwhile, which ``cluster
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import signal
@@ -23,6 +22,8 @@ from pathlib import Path
 
 from envs.live.server import POLL_S, STOP_TIMEOUT_S, ServerError, Servers
 from envs.live.server_options import ServerOptions, parse
+from envs.taken import take
+from envs.unfinished import whole
 
 ENDPOINTS = "endpoints.json"
 INTERRUPTED = 130
@@ -62,7 +63,8 @@ def serve(assignments: Sequence[str], command: Sequence[str] = ()) -> int:
     path = Path(directory) / ENDPOINTS
     with _taken(Path(directory)), Servers(options, directory) as servers:
         try:
-            _write_whole(path, json.dumps(servers.endpoints(), indent=2) + "\n")
+            with whole(path) as part:
+                part.write_text(json.dumps(servers.endpoints(), indent=2) + "\n", encoding="utf-8")
             print(f"{len(servers)} up: {', '.join(servers.urls)}. Logs and {ENDPOINTS} are in {directory}.")
             if not command:
                 print(
@@ -76,16 +78,12 @@ def serve(assignments: Sequence[str], command: Sequence[str] = ()) -> int:
 
 @contextmanager
 def _taken(directory: Path) -> Iterator[None]:
-    """Take a directory for these servers alone; the lock goes with the process."""
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY)
+    """Take a directory for these servers alone."""
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ServerError(
-                f"other servers run in {directory}: end them, or say directory=ANOTHER"
-            ) from error
+        descriptor = take(directory)
+    except BlockingIOError as error:
+        raise ServerError(f"other servers run in {directory}: end them, or say directory=ANOTHER") from error
+    try:
         yield
     finally:
         os.close(descriptor)
@@ -121,15 +119,6 @@ def _await_end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             ask()
     process.wait()
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

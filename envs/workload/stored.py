@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from envs.unfinished import part_of
+from envs.unfinished import whole
 from envs.workload.replay import Replay, Start
 from envs.workload.settings import slo_of
 from envs.workload.shaping import Part, shaped
@@ -45,10 +45,8 @@ def save(trace: Trace, path: str | Path) -> None:
         "notes": list(trace.notes),
     }
     table = pa.table(columns).replace_schema_metadata({KEY: json.dumps(about).encode()})
-    path = Path(path)
-    part = part_of(path)
-    pq.write_table(table, part, compression="zstd")
-    part.replace(path)
+    with whole(Path(path)) as part:
+        pq.write_table(table, part, compression="zstd")
 
 
 def load(path: str | Path) -> Trace:

@@ -19,11 +19,11 @@ import numpy as np
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from agents import cells
 from agents.comparison import relative_difference
 from agents.config import register
 from agents.files import write_json
 from agents.markdown import table
+from tests.benchmarks.mean_ttft import mean_ttfts
 
 MAX_LOSS = 0.10
 """Of mean TTFT, against one router."""
@@ -50,16 +50,6 @@ def evaluation(
     config.policies = {name: config.policies[name] for name in policies}
     config.trained = {name: run for name, run in config.trained.items() if name in policies}
     return config
-
-
-def mean_ttfts(config: DictConfig, directory: Path) -> dict[str, list[float]]:
-    """Each policy's mean TTFT on each stream, in seconds."""
-    ttfts: dict[str, list[float]] = {}
-    for cell in cells.run(config, directory):
-        ledger, _ = cells.read(directory, cell)
-        counted = ledger[(ledger["arrived_at_s"] >= config.warmup_s) & (ledger["failure"] == "")]
-        ttfts.setdefault(cell.policy, []).append(float(counted["ttft_s"].mean()))
-    return ttfts
 
 
 def main() -> int:

@@ -21,16 +21,16 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Protocol
 
 import aiohttp
 
 from envs.live.server import Servers
 from envs.live.server_options import ServerOptions
+from tests.benchmarks.router import ours
 
 FIRST_PORT, ROUTER_PORT = 18500, 18510
 NUM_BACKENDS = 4
@@ -113,22 +113,10 @@ def backends(num_vllm: int) -> Iterator[list[Backend]]:
         yield held
 
 
-@contextmanager
-def router(held: Sequence[Backend]) -> Iterator[subprocess.Popen[str]]:
-    """The router, ready."""
+def router(held: Sequence[Backend]) -> AbstractContextManager[subprocess.Popen[str]]:
+    """The router before them."""
     names = ", ".join(f'b{number}: "{backend.url}"' for number, backend in enumerate(held))
-    command = [sys.executable, "-m", "agents.serve", f"router.port={ROUTER_PORT}", f"endpoints={{{names}}}"]
-    process = subprocess.Popen([*command, *SETTINGS], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        if not line.startswith("routing"):
-            raise RuntimeError(f"the router does not start: {line}")
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    return ours.router(ROUTER_PORT, f"{{{names}}}", SETTINGS)
 
 
 async def disturb(held: list[Backend], over: asyncio.Event) -> int:
@@ -219,9 +207,7 @@ def num_sockets(process_id: int) -> int:
 
 def metric(name: str) -> float:
     """A metric of the router, summed over its labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{ROUTER_PORT}/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+    return sum(each.value for each in ours.metrics(ROUTER_PORT) if each.name == name)
 
 
 def main() -> int:

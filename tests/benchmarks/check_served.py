@@ -19,10 +19,9 @@ import asyncio
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -31,10 +30,9 @@ import aiohttp
 import numpy as np
 from hydra import compose, initialize_config_module
 from numpy.typing import NDArray
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from agents import cells
 from agents.build_env import build_env
 from agents.comparison import Estimate, mean_over_seeds, relative_difference
 from agents.config import register
@@ -54,15 +52,18 @@ from envs.live.server_options import ServerOptions
 from envs.live.sse import EventParser
 from envs.observation import Observation
 from envs.routing import RoutingEnv
+from tests.benchmarks.mean_ttft import mean_ttfts
+from tests.benchmarks.router import ours
 
 PROFILES = ("h100_llama-3.1-8b", "l40s_llama-3.1-8b")
 AGENT = "maskable_ppo"
-RATE_PER_S = 7.0
-"""Of the devices at full speed: some 60 % of what they can do (``experiment=fidelity``)."""
+EXPERIMENT = Path("conf/experiment/fidelity.yaml")
+"""Whose workload it is, for devices at full speed."""
 MAX_MODEL_LEN = 16384
 BLOCK_SIZE = 16
 """Tokens per hash of the workload's prompts, and per block of the servers."""
 ROUTER_PORT = 18620
+ROUTER = ("router.scrape_interval_s=0.1", "router.guard.holdout=0", "router.guard.max_decision_s=0.05")
 TUNING_SEEDS = tuple(range(100, 110))
 """Streams by which the best rule is chosen."""
 RUN_LIMIT_S = 600.0
@@ -110,23 +111,9 @@ def slowed(folder: Path, factor: float) -> list[str]:
 
 def world(endpoints: Path, factor: float, num_requests: int) -> list[str]:
     """Overrides: the twin of the servers and the workload, slowed alike."""
-    workload = {
-        "num_generated": 2000,
-        "rate_per_s": RATE_PER_S / factor,
-        "num_prefix_groups": 16,
-        "frac_shared_prefix": 0.4,
-        "hash_block_tokens": 64,
-        "prompt_median": 3000,
-        "prompt_sigma": 0.7,
-        "prompt_min": 64,
-        "prompt_max": 12000,
-        "output_median": 30,
-        "output_sigma": 0.4,
-        "output_min": 4,
-        "output_max": 200,
-        "num_requests": num_requests,
-        "start": "random",
-    }
+    workload = OmegaConf.load(EXPERIMENT).workload
+    workload.rate_per_s /= factor
+    workload.num_requests = num_requests
     settings = ["cluster=twin", f"cluster.endpoints={endpoints.resolve()}", "workload=generated"]
     return [*settings, *(f"workload.{key}={value}" for key, value in workload.items())]
 
@@ -148,40 +135,12 @@ def evaluation(overrides: Sequence[str], seeds: Sequence[int], run: Path) -> Dic
         )
 
 
-def mean_ttfts(config: DictConfig, directory: Path) -> dict[str, list[float]]:
-    """Mean TTFT of every policy on every stream, in emulation."""
-    ttfts: dict[str, list[float]] = {}
-    for cell in cells.run(config, directory):
-        ledger, _ = cells.read(directory, cell)
-        assert not ledger["failure"].any(), cell
-        ttfts.setdefault(cell.policy, []).append(float(ledger["ttft_s"].mean()))
-    return ttfts
-
-
 def stream_of(config: DictConfig, seed: int) -> list[Request]:
     """The requests of an episode."""
     with closing(build_env(config)) as env:
         witness = Witness(env)
         play(env, witness, seed)
     return witness.requests
-
-
-@contextmanager
-def router(endpoints: Path, settings: Sequence[str], log: Path) -> Iterator[str]:
-    """Our router, ready; its URL."""
-    command = [sys.executable, "-m", "agents.serve", f"router.port={ROUTER_PORT}", f"endpoints={endpoints}"]
-    command += ["router.scrape_interval_s=0.1", "router.guard.holdout=0", "router.guard.max_decision_s=0.05"]
-    with log.open("a") as file:
-        process = subprocess.Popen([*command, *settings], stdout=subprocess.PIPE, stderr=file, text=True)
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        if not line.startswith("routing"):
-            raise RuntimeError(f"the router does not start: {line}; see {log}")
-        yield f"http://127.0.0.1:{ROUTER_PORT}"
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
 
 
 async def ttft_s(session: aiohttp.ClientSession, url: str, body: bytes) -> float:
@@ -228,12 +187,10 @@ async def ttfts_of(url: str, requests: Sequence[Request], salt: str) -> list[flo
         return list(await asyncio.gather(*tasks))
 
 
-def decided_by(url: str) -> Counter[str]:
+def decided_by() -> Counter[str]:
     """The router's decisions, by who made them: the policy, or why it was the heuristic."""
-    with urllib.request.urlopen(url + "/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    counted = (line.rpartition(" ") for line in lines if line.startswith("routegym_decisions_total"))
-    return Counter({name.split('"')[1]: int(float(number)) for name, _, number in counted})
+    counted = [each for each in ours.metrics(ROUTER_PORT) if each.name == "routegym_decisions_total"]
+    return Counter({each.labels["by"]: int(each.value) for each in counted})
 
 
 def program(*arguments: str) -> None:
@@ -282,9 +239,10 @@ def main() -> int:
         for seed in tqdm(seeds, desc="streams", disable=None):
             requests = stream_of(config, seed)
             for arm in arms if seed % 2 else reversed(arms):
-                with router(endpoints, arms[arm], folder / "router.log") as url:
-                    times_s = asyncio.run(ttfts_of(url, requests, f"{arm}-{seed}-{time.time_ns()}"))
-                    decided[arm] += decided_by(url)
+                log, salt = folder / "router.log", f"{arm}-{seed}-{time.time_ns()}"
+                with ours.router(ROUTER_PORT, str(endpoints), [*ROUTER, *arms[arm]], log):
+                    times_s = asyncio.run(ttfts_of(f"http://127.0.0.1:{ROUTER_PORT}", requests, salt))
+                    decided[arm] += decided_by()
                 served[arm].append(float(np.mean(times_s)))
     gains = {
         "emulated": Measured(emulated[AGENT], emulated[best]),

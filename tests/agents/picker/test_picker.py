@@ -187,7 +187,7 @@ def test_a_port_that_is_taken_is_told():
     with fakes(1) as servers:
         for name in ("port", "admin_port"):
             with (
-                pytest.raises(OSError, match=r"address already in use|cannot listen at 127\.0\.0\.1"),
+                pytest.raises(OSError, match=r"cannot listen at 127\.0\.0\.1"),
                 picking(servers, **{name: servers[0].port}),
             ):
                 pass

@@ -3,10 +3,9 @@
 import asyncio
 import io
 import json
-import threading
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import aiohttp
 
@@ -15,6 +14,7 @@ from agents.router.router import Router, RouterSettings
 from agents.router.warm import warm
 from envs.live.endpoint import Endpoint
 from envs.live.limits import Limits
+from tests.agents.router.in_thread import in_thread
 from tests.envs.live.leaks import soon
 
 LIMITS = Limits(connect_timeout_s=2.0, probe_interval_s=0.05, max_probe_interval_s=0.1, unhealthy_after=2)
@@ -31,31 +31,12 @@ def endpoints(servers):
 def serving(servers, policy=None, heuristic=None, learning=None, tape=None, **settings):
     """A router before some fakes; fields of ``RouterSettings`` are replaced."""
     warm()
-    begun, loop_of = Future(), {}
-
-    async def run():
-        loop_of["loop"], loop_of["stop"] = asyncio.get_running_loop(), asyncio.Event()
-        rule = heuristic or RoundRobin()
-        router = Router(replace(SETTINGS, **settings), endpoints(servers), policy, rule, learning, tape)
-        try:
-            await router.start()
-        except BaseException as error:
-            begun.set_exception(error)
-            raise
-        begun.set_result(router)
-        await loop_of["stop"].wait()
-        await router.stop()
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()), name="router")
-    thread.start()
-    try:
-        router = begun.result(timeout=30)
+    rule = heuristic or RoundRobin()
+    own = replace(SETTINGS, **settings)
+    make = partial(Router, own, endpoints(servers), policy, rule, learning, tape)
+    with in_thread(make, "router") as router:
         assert soon(lambda: all(each.models or not each.health.is_up for each in router.fleet))
         yield router
-    finally:
-        loop_of["loop"].call_soon_threadsafe(loop_of["stop"].set)
-        thread.join(timeout=30)
-        assert not thread.is_alive()
 
 
 def in_loop(router, coroutine):

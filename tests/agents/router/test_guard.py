@@ -121,6 +121,22 @@ def test_shares_are_kept(folder):
     assert guard.counters()["canary"] == pytest.approx(0.8 * 0.7 * 3000, abs=150)
 
 
+@pytest.mark.parametrize("policy_is", ["well", "broken"])
+def test_what_is_recorded_is_how_likely_it_was_before_it_was_drawn_who_decides(folder, policy_is):
+    guard = guard_of(folder, replace(ALWAYS, share=0.5, holdout=0.2, exploration=0.1))
+    guard.is_recorded = True
+    policy, heuristic = bundle.load(folder), make("least_in_flight")
+    policy.exploration = 0.1
+    heuristic.reset(np.random.default_rng(0))
+    if policy_is == "broken":
+        guard.load(broken(bundle.load(folder), refuse))
+    for choice, observation in zip(decide(guard), OBSERVATIONS, strict=True):
+        own = heuristic.act(observation).propensities
+        expected = own if policy_is == "broken" else 0.4 * policy.act(observation).propensities + 0.6 * own
+        np.testing.assert_allclose(choice.propensities, expected, rtol=1e-12)
+    assert min(guard.counters()["holdout"], guard.counters()["canary"]) > 30
+
+
 def test_shadow_decides_and_does_not_act(folder):
     guard, policy = guard_of(folder, replace(ALWAYS, is_shadow=True)), bundle.load(folder)
     agreed = 0

@@ -107,11 +107,13 @@ def test_a_policy_for_fewer_instances_is_refused(folder):
 
 def test_a_port_that_is_taken_is_told():
     with fakes(1) as servers:
-        command = [sys.executable, "-m", "agents.serve", f"router.port={servers[0].port}"]
+        port = servers[0].port
+        command = [sys.executable, "-m", "agents.serve", f"router.port={port}"]
         command.append("endpoints={a: http://127.0.0.1:1}")
         said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert said.returncode == 2
-        assert "address already in use" in said.stderr
+        where = f"cannot listen at 127.0.0.1:{port} (address already in use)"
+        assert said.stderr.endswith(f"{where}; change router.host or router.port\n")
 
 
 def test_help():
