@@ -36,16 +36,24 @@ class Rules(NamedTuple):
     half_life_s: float
     keys: Keys
     exact_prefix_hits: bool
+    gauges_at_steps: bool
 
 
 @njit(cache=True, forceinline=True)
-def _scrape(state: State, gauges: Gauges) -> None:
+def _scrape(state: State, gauges: Gauges, at_steps: bool) -> None:
     for number in range(state.instances.shape[0]):
         instance = state.instances[number]
+        num_free, num_blocks = instance.num_free_blocks, instance.num_blocks
+        num_hit, num_queried = instance.num_hit_tokens, instance.num_queried_tokens
         gauges.num_waiting[number] = instance.num_waiting
         gauges.num_running[number] = instance.num_running
-        gauges.frac_kv_cache_usage[number] = 1.0 - instance.num_free_blocks / instance.num_blocks
-        gauges.frac_prefix_hits[number] = instance.num_hit_tokens / max(instance.num_queried_tokens, 1)
+        if at_steps:
+            num_free = instance.told_free_blocks
+            num_hit, num_queried = instance.told_hit_tokens, instance.told_queried_tokens
+            gauges.num_waiting[number] = instance.told_waiting
+            gauges.num_running[number] = instance.told_running
+        gauges.frac_kv_cache_usage[number] = 1.0 - num_free / num_blocks
+        gauges.frac_prefix_hits[number] = num_hit / max(num_queried, 1)
 
 
 @njit(cache=True, forceinline=True)
@@ -128,7 +136,7 @@ def _pass_time(world: Worlds, rules: Rules, stream: Stream) -> None:
             num_seen = state.counts[NUM_EVENTS]
         has_ended = is_over and num_completed == episode.num_in_flight
         if not has_ended or completed_at_s == stop_s:
-            _scrape(state, world.gauges)
+            _scrape(state, world.gauges, rules.gauges_at_steps)
             episode.num_scrapes = last_scrape
         if has_ended:
             episode.now_s = completed_at_s
@@ -245,7 +253,7 @@ def _begin(world: Worlds) -> None:
     """Forget the last episode; the emulated cluster is at time 0, ``episode.first`` is that of the next."""
     know_nothing(world.knowledge)
     forget(world.prefixes)
-    _scrape(world.state, world.gauges)
+    _scrape(world.state, world.gauges, False)
     episode = world.episode[0]
     episode.num_sent = 0
     episode.num_scrapes = 0

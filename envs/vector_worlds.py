@@ -91,6 +91,7 @@ class RoutingWorlds:
             half_life_s=float(view.half_life_s),
             keys=view.index.keys,
             exact_prefix_hits=env.exact_prefix_hits,
+            gauges_at_steps=cluster.gauges_at_steps,
         )
         self._worlds = blank_worlds(
             self._pristine,

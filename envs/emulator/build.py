@@ -166,7 +166,8 @@ def clear_instance(state: State, index: int) -> None:
     blocks["num_refs"] = 0
     blocks["place"] = int(row["first_place"]) + np.arange(num)
     state.free_queue[int(row["first_place"]) :][:num] = np.arange(first, first + num)
-    row["free_head"], row["free_tail"], row["num_free_blocks"] = 0, num, num
+    row["free_head"], row["free_tail"] = 0, num
+    row["num_free_blocks"] = row["told_free_blocks"] = num
     first_row, num_rows = int(row["first_row"]), int(row["max_num_seqs"])
     state.free_rows[first_row : first_row + num_rows] = np.arange(first_row + num_rows - 1, first_row - 1, -1)
     row["num_free_rows"] = num_rows
@@ -182,11 +183,17 @@ _COUNTERS = (
     "may_have_orphans",
     "num_running",
     "num_waiting",
+    "num_left_waiting",
+    "told_waiting",
+    "told_running",
+    "told_queried_tokens",
+    "told_hit_tokens",
     "num_steps",
     "num_in_flight",
     "oldest_step",
     "next_step_ends_at_s",
     "is_stalled",
+    "tells_at_once",
     "num_decode_steps",
     "horizon_step",
     "looks_from_step",

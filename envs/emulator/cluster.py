@@ -92,6 +92,9 @@ class EmulatedCluster:
     interval later than the one before. ``step_log_rows`` > 0 keeps one row for each request in each
     scheduler step, taken with ``take_step_log``. ``event_skipping`` advances decode steps many at once; the
     results are the same to the last bit without it.
+
+    With ``gauges_at_steps`` an instance's gauges change when one of its steps ends, as vLLM's do: a request
+    that comes while a step runs is not seen before the next one has ended. Without, a scrape reads what is.
     """
 
     repeatable = True
@@ -103,6 +106,7 @@ class EmulatedCluster:
         scrape_interval_s: float = 0.1,
         step_log_rows: int = 0,
         event_skipping: bool = True,
+        gauges_at_steps: bool = False,
     ) -> None:
         if not 0.0 < scrape_interval_s < float("inf"):
             raise ValueError(
@@ -111,6 +115,7 @@ class EmulatedCluster:
         self.configs = tuple(instances)
         self.block_size = block_size
         self.scrape_interval_s = scrape_interval_s
+        self.gauges_at_steps = gauges_at_steps
         self._state = build_state(
             self.configs, block_size, step_log_rows=step_log_rows, event_skipping=event_skipping
         )
@@ -288,12 +293,12 @@ class EmulatedCluster:
         self._scraped[number % len(self._scraped)] = number, self._measured()
 
     def _measured(self) -> Gauges:
-        seen = self._state.instances
+        seen, of = self._state.instances, "told" if self.gauges_at_steps else "num"
         return Gauges(
-            seen["num_waiting"].copy(),
-            seen["num_running"].copy(),
-            1.0 - seen["num_free_blocks"] / seen["num_blocks"],
-            seen["num_hit_tokens"] / np.maximum(seen["num_queried_tokens"], 1),
+            seen[f"{of}_waiting"].copy(),
+            seen[f"{of}_running"].copy(),
+            1.0 - seen[f"{of}_free_blocks"] / seen["num_blocks"],
+            seen[f"{of}_hit_tokens"] / np.maximum(seen[f"{of}_queried_tokens"], 1),
         )
 
     def _last_scrape_by(self, time_s: float) -> int:

@@ -48,13 +48,16 @@ class DisturbedCluster(EmulatedCluster):
         scrape_interval_s: float = 0.1,
         step_log_rows: int = 0,
         event_skipping: bool = True,
+        gauges_at_steps: bool = False,
     ) -> None:
         self.world = world if world is not None else World()
         self.world.check(len(instances))
         self._delay_s = np.broadcast_to(
             np.asarray(self.world.network_delay_s, np.float64), len(instances)
         ).tolist()
-        super().__init__(instances, block_size, scrape_interval_s, step_log_rows, event_skipping)
+        super().__init__(
+            instances, block_size, scrape_interval_s, step_log_rows, event_skipping, gauges_at_steps
+        )
 
     @property
     def num_in_flight(self) -> int:

@@ -37,6 +37,7 @@ def cluster(
     scrape_interval_s: float = 0.1,
     step_log_rows: int = 0,
     world: World | None = None,
+    gauges_at_steps: bool = False,
 ) -> EmulatedCluster:
     """Build the cluster that a file of ``conf/cluster/`` describes.
 
@@ -48,6 +49,7 @@ def cluster(
         scrape_interval_s: How often the gauges are read.
         step_log_rows: Room of the step log; 0 keeps none.
         world: What goes wrong; null: nothing can, and nothing is paid for it.
+        gauges_at_steps: Whether gauges change when a step ends, as vLLM's do, or at once.
 
     Raises:
         ValueError: A group holds what it may not, or the world does not fit the fleet; names the group, the
@@ -60,8 +62,12 @@ def cluster(
         if group is not None:
             configs.extend(_group_configs(name, group, block_size))
     if world is not None:
-        return DisturbedCluster(configs, world, block_size, scrape_interval_s, step_log_rows)
-    return EmulatedCluster(configs, block_size, scrape_interval_s, step_log_rows)
+        return DisturbedCluster(
+            configs, world, block_size, scrape_interval_s, step_log_rows, gauges_at_steps=gauges_at_steps
+        )
+    return EmulatedCluster(
+        configs, block_size, scrape_interval_s, step_log_rows, gauges_at_steps=gauges_at_steps
+    )
 
 
 def _group_configs(name: str, group: Mapping[str, Any], block_size: int) -> list[InstanceConfig]:

@@ -318,6 +318,10 @@ def schedule(state: State, index: int) -> None:
     elif not preempted:
         raise RuntimeError("a step with requests scheduled no token: the emulator has lost its way")
     instance.num_steps += 1
+    instance.num_left_waiting = instance.num_waiting
+    if instance.num_in_flight == 0 or instance.tells_at_once:  # a step without tokens is over
+        instance.tells_at_once = False
+        tell(instance)
     if state.step_log.shape[0] > 0:
         for row in range(first_log_row, state.counts[NUM_STEP_ROWS]):
             state.step_log[row].starts_at_s = starts_at_s
@@ -344,6 +348,19 @@ def _hand_out_token(state: State, index: int, slot: int, now_s: float) -> None:
     if request.num_generated_tokens == 1:
         request.first_token_at_s = now_s
         _emit(state, index, slot, now_s, False)
+
+
+@njit(cache=True, forceinline=True)
+def tell(instance: InstanceRecord) -> None:
+    """Publish the gauges, as vLLM does once for each step (``make_stats`` in vllm/v1/core/sched/scheduler.py).
+
+    Requests that came while the step ran lie in the engine's input queue, where no gauge counts them.
+    """
+    instance.told_waiting = instance.num_left_waiting
+    instance.told_running = instance.num_running
+    instance.told_free_blocks = instance.num_free_blocks
+    instance.told_queried_tokens = instance.num_queried_tokens
+    instance.told_hit_tokens = instance.num_hit_tokens
 
 
 @njit(cache=True, forceinline=True)
@@ -380,10 +397,13 @@ def finish_step(state: State, index: int) -> None:
         _hand_out_token(state, index, slot, now_s)
         if request.num_generated_tokens == request.num_output_tokens:
             remove(state, instance, slot)
+            instance.num_left_waiting -= 1
             instance.num_finished += 1
             _emit(state, index, slot, now_s, True)
     instance.num_in_flight -= 1
     instance.oldest_step = step + 1
     instance.step_ends_at_s = instance.next_step_ends_at_s if instance.num_in_flight > 0 else np.inf
+    instance.tells_at_once = instance.is_stalled and instance.num_running + instance.num_waiting > 0
     instance.is_stalled = False
     instance.free_at_s = now_s
+    tell(instance)

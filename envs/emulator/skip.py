@@ -18,6 +18,7 @@ import numpy as np
 from numba import njit
 
 from envs.emulator.kv_cache import cache_full_blocks, grow
+from envs.emulator.scheduler import tell
 from envs.emulator.state import NONE, InstanceRecord, State
 from envs.emulator.step_time import step_time_s
 
@@ -130,6 +131,8 @@ def skip_decodes(state: State, index: int, until_s: float) -> None:
 
     growing = 0
     for _ in range(num_done):
+        tell(instance)
+        instance.num_left_waiting = instance.num_waiting
         after = growing + 1 if growing + 1 < block_size else 0
         filling = growing if is_async else after  # a token in flight is not cached yet
         _hand_out_blocks(state, instance, head[growing], head[filling])

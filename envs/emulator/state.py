@@ -59,10 +59,18 @@ INSTANCE_DTYPE = np.dtype(
         ("num_waiting", "i8"),
         ("num_free_rows", "i8"),
         ("stale_head", "i8"),  # preempted while a token of theirs is on its way
+        # its gauges, as they were when a step last ended
+        ("num_left_waiting", "i8"),  # by the last step chosen; who has come since is not told of
+        ("told_waiting", "i8"),
+        ("told_running", "i8"),
+        ("told_free_blocks", "i8"),
+        ("told_queried_tokens", "i8"),
+        ("told_hit_tokens", "i8"),
         # its steps in flight: one that runs, and maybe one that runs next
         ("num_steps", "i8"),  # calls of schedule
         ("num_in_flight", "i8"),
         ("is_stalled", "?"),  # nothing is to be scheduled until the step that runs has ended
+        ("tells_at_once", "?"),  # when the next step is chosen: one without tokens is in flight
         ("oldest_step", "i8"),  # number of the step that runs
         ("free_at_s", "f8"),  # when the next step is or was chosen
         ("step_ends_at_s", "f8"),  # of the step that runs; inf where none does

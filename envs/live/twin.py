@@ -57,5 +57,5 @@ def cluster(
         world = replace(world or World(), network_delay_s=delays_s)
     block_size = live.traits[0].block_size
     if world is not None:
-        return DisturbedCluster(configs, world, block_size, scrape_interval_s)
-    return EmulatedCluster(configs, block_size, scrape_interval_s)
+        return DisturbedCluster(configs, world, block_size, scrape_interval_s, gauges_at_steps=True)
+    return EmulatedCluster(configs, block_size, scrape_interval_s, gauges_at_steps=True)

@@ -11,7 +11,10 @@ from .scenario import FIELDS, Scenario
 Rows = dict[str, Any]
 """``{"num_steps": n, "rows": [...]}``, each row of ``COLUMNS``."""
 
-COLUMNS = "[step, [[id, kind, tokens, computed before, blocks held], ...], preempted, free blocks, finished]"
+COLUMNS = (
+    "[step, [[id, kind, tokens, computed before, blocks held], ...], preempted, free blocks, finished,"
+    " [gauges: running, waiting, blocks used]]"
+)
 
 
 def difference(ours: Rows, vllms: Rows) -> str | None:

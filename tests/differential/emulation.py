@@ -36,9 +36,10 @@ def emulate(scenario: Scenario) -> tuple[Scenario, dict[str, Any]]:
     table: dict[int, list[Any]] = {}
 
     def row_of(step: int) -> list[Any]:
-        return table.setdefault(step, [step, [], [], None, []])
+        return table.setdefault(step, [step, [], [], None, [], None])
 
     def pass_time(until_s: float) -> None:
+        before = cluster.state.instances[0].copy()
         completions = cluster.advance_to(until_s).completions
         for entry in cluster.take_step_log():
             row = row_of(int(entry["step"]))
@@ -51,6 +52,19 @@ def emulate(scenario: Scenario) -> tuple[Scenario, dict[str, Any]]:
                 row[1].append([name, KINDS[int(entry["kind"])], *(int(entry[field]) for field in fields)])
         for done in completions:
             row_of(num_steps() - 1)[4].append(done.request_id)
+        tell(before, cluster.state.instances[0])
+
+    def tell(before: Any, now: Any) -> None:
+        """Note the gauges where a step has ended, or one without tokens was chosen and so ended at once."""
+        num_chosen = int(now["num_steps"] - before["num_steps"])
+        num_begun = int(now["num_in_flight"]) - int(before["num_in_flight"])
+        num_empty = num_chosen - num_begun - (bool(now["is_stalled"]) and not before["is_stalled"])
+        is_overdue = before["tells_at_once"] and not now["tells_at_once"]
+        if num_chosen == 0 and num_begun == 0 or num_chosen > 0 and not num_empty and not is_overdue:
+            return
+        num_used = now["num_blocks"] - now["told_free_blocks"]
+        told = [int(each) for each in (now["told_running"], now["told_waiting"], num_used)]
+        row_of(int(before["num_steps"]) if num_chosen else num_steps() - 1)[5] = told
 
     def num_steps() -> int:
         return int(cluster.state.instances["num_steps"][0])

@@ -16,7 +16,7 @@ def test_agrees_with_the_golden_rows(mode):
         assert message is None, report(scenario, message)
         assert played == scenario  # every request came at the step it came at in vLLM
         num += 1
-        for _, served, preempted, _, _ in vllms["rows"]:
+        for _, served, preempted, *_ in vllms["rows"]:
             kinds.update(kind for _, kind, *_ in served)
             kinds.update({"preempted"} if preempted else ())
     assert num == NUM_SCENARIOS

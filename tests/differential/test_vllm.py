@@ -47,7 +47,7 @@ def test_every_step_is_vllms(oracle, mode, capsys):
         if difference(ours, vllms):
             pytest.fail(explained(oracle, scenario), pytrace=False)
         num_steps += vllms["num_steps"]
-        num_preempting += any(preempted for _, _, preempted, _, _ in vllms["rows"])
+        num_preempting += any(preempted for _, _, preempted, *_ in vllms["rows"])
     with capsys.disabled():
         print(
             f"\n{mode}: {NUM_SCENARIOS:,} scenarios ({num_preempting:,} with preemptions), {num_steps:,}"

@@ -180,11 +180,16 @@ class Oracle:
         ]
         num_free = manager.block_pool.get_num_free_blocks()
         self.in_flight.append((output, self.sampled(scheduled, before)))
-        finished = []
+        finished, gauges = [], None
         if not self.is_async or len(self.in_flight) > 1 or not scheduled:
             for outputs in scheduler.update_from_output(*self.in_flight.pop(0)).values():
                 finished += [int(one.request_id) for one in outputs.outputs if one.finish_reason is not None]
-        if not served and not preempted and not finished:
+                if (stats := outputs.scheduler_stats) is not None:
+                    usage = round(stats.kv_cache_usage * (manager.block_pool.num_gpu_blocks - 1))
+                    gauges = [stats.num_running_reqs, stats.num_waiting_reqs, usage]
+        if self.in_flight and not scheduler.has_unfinished_requests():
+            scheduler.update_from_output(*self.in_flight.pop(0))  # as the engine does before it waits
+        if not served and not preempted and not finished and gauges is None:
             return None
         return [
             number,
@@ -192,6 +197,7 @@ class Oracle:
             sorted(preempted),
             num_free if served or preempted else None,
             sorted(finished),
+            gauges,
         ]
 
 
