@@ -352,7 +352,7 @@ def _hand_out_token(state: State, index: int, slot: int, now_s: float) -> None:
 
 @njit(cache=True, forceinline=True)
 def tell(instance: InstanceRecord) -> None:
-    """Publish the gauges, as vLLM does once for each step (``make_stats`` in vllm/v1/core/sched/scheduler.py).
+    """Publish the gauges, as vLLM's scheduler does once for each step (``make_stats``).
 
     Requests that came while the step ran lie in the engine's input queue, where no gauge counts them.
     """

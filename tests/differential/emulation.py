@@ -60,7 +60,8 @@ def emulate(scenario: Scenario) -> tuple[Scenario, dict[str, Any]]:
         num_begun = int(now["num_in_flight"]) - int(before["num_in_flight"])
         num_empty = num_chosen - num_begun - (bool(now["is_stalled"]) and not before["is_stalled"])
         is_overdue = before["tells_at_once"] and not now["tells_at_once"]
-        if num_chosen == 0 and num_begun == 0 or num_chosen > 0 and not num_empty and not is_overdue:
+        has_ended = num_begun < 0 if num_chosen == 0 else num_empty > 0 or is_overdue
+        if not has_ended:
             return
         num_used = now["num_blocks"] - now["told_free_blocks"]
         told = [int(each) for each in (now["told_running"], now["told_waiting"], num_used)]

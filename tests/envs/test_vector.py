@@ -85,7 +85,11 @@ WORLDS = {  # name -> (cluster, workload, options), each made anew
         {"max_instances": 5},
     ),
     "overload": (
-        lambda: cluster({"l": {**L40S, "count": 2, "num_blocks": 128, "max_model_len": 1600}}, 16, 0.7),
+        lambda: cluster(
+            {"l": {**L40S, "count": 2, "num_blocks": 128, "max_model_len": 1600}},
+            scrape_interval_s=0.7,
+            gauges_at_steps=True,
+        ),
         long_answers,
         {"half_life_s": 2.0},
     ),

@@ -118,6 +118,21 @@ def test_drain_ends_at_the_last_completion():
     check_idle(cluster.state)
 
 
+def test_gauges_may_be_those_of_the_last_step_that_ended():
+    cluster = toy_cluster(scrape_interval_s=TICK_S, max_num_seqs=1, gauges_at_steps=True)
+    # Steps end at 18 (prompt of 8), 29 and 40 (a token each), where the first is done, and 54 (prompt of 4).
+    cluster.submit(request(0, 0, 8, 3), 0)
+    cluster.advance_to(5 * TICK_S)
+    cluster.submit(request(1, 5, 4, 1), 0)  # while the first step runs: unseen before the second has ended
+    seen = {}
+    for ticks in (10, 20, 30, 41, 55):
+        cluster.advance_to(ticks * TICK_S)
+        snapshot = cluster.snapshot()
+        gauges = snapshot.num_running, snapshot.num_waiting, 64 * snapshot.frac_kv_cache_usage
+        seen[ticks] = tuple(gauge.item() for gauge in gauges)
+    assert seen == {10: (0, 0, 0), 20: (1, 0, 2), 30: (1, 1, 3), 41: (0, 1, 0), 55: (0, 0, 0)}
+
+
 def test_snapshot_is_as_old_as_the_last_scrape():
     cluster = toy_cluster(scrape_interval_s=32 * TICK_S, num_blocks=8)
 

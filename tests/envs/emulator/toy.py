@@ -33,8 +33,11 @@ def toy_instance(**options):
     return InstanceConfig(PROFILE, **{**defaults, **options})
 
 
-def toy_cluster(block_size=4, step_log_rows=1000, scrape_interval_s=0.1, **options):
-    return EmulatedCluster([toy_instance(**options)], block_size, scrape_interval_s, step_log_rows)
+def toy_cluster(block_size=4, step_log_rows=1000, scrape_interval_s=0.1, gauges_at_steps=False, **options):
+    instances = [toy_instance(**options)]
+    return EmulatedCluster(
+        instances, block_size, scrape_interval_s, step_log_rows, gauges_at_steps=gauges_at_steps
+    )
 
 
 def request(request_id, at_ticks, num_prompt_tokens, num_output_tokens, hashes=()):
