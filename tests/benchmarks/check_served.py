@@ -4,12 +4,13 @@
     python -m tests.benchmarks.check_served [--seeds 6] [--requests 120] [--steps 40960]
 
 Two unlike vLLM servers on modelled devices, each so many times slower than its profile that this machine
-keeps up. Their emulated twin, with the same slowed profiles, is where a MaskablePPO policy is trained and
-where today's rules are compared; the best of them on streams of its own is the opponent. Then the same
-streams of requests are played in emulation and, as HTTP with token-id prompts at the instants of their
-arrival, through the router, once with the policy's bundle and once with the rule. Printed are both gains in
-mean TTFT and by how much they differ, with intervals over streams, paired. Ends with status 1 where the gain
-that was served is clearly another than the emulator's.
+keeps up. Their emulated twin, with the same slowed profiles and the time that HTTP and the servers' front
+take of a request that is alone, is where a MaskablePPO policy is trained and where today's rules are
+compared; the best of them on streams of its own is the opponent. Then the same streams of requests are played
+in emulation and, as HTTP with token-id prompts at the instants of their arrival, through the router, once with
+the policy's bundle and once with the rule. Printed are both gains in mean TTFT and by how much they differ,
+with intervals over streams, paired. Ends with status 1 where the gain that was served is clearly another than
+the emulator's.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from agents.rollout import play
 from envs.cluster import Request
 from envs.emulator.profile import load, save
 from envs.emulator.step_time import StepTimeLaw
+from envs.live import twin
 from envs.live.answer import Answer
 from envs.live.endpoint import Endpoint
 from envs.live.prompts import Prompts
@@ -67,6 +69,8 @@ ROUTER = ("router.scrape_interval_s=0.1", "router.guard.holdout=0", "router.guar
 TUNING_SEEDS = tuple(range(100, 110))
 """Streams by which the best rule is chosen."""
 RUN_LIMIT_S = 600.0
+NUM_ALONE, NUM_PROMPT_TOKENS_ALONE = 15, 3000
+"""Requests by which each server's own time is measured, as long as the workload's median."""
 
 
 class Measured(NamedTuple):
@@ -97,16 +101,41 @@ class Witness(RoundRobin):
         return super().act(observation)
 
 
-def slowed(folder: Path, factor: float) -> list[str]:
-    """Profiles whose every step takes ``factor`` times as long; their paths."""
+def slowed(folder: Path, factor: float) -> list[Path]:
+    """Files of profiles whose every step takes ``factor`` times as long."""
     paths = []
     for name in PROFILES:
         profile = load(name)
         law = StepTimeLaw(*(factor * coefficient for coefficient in profile.law))
-        path = folder / f"{name}_slow.json"
+        path = (folder / f"{name}_slow.json").resolve()
         save(replace(profile, name=path.stem, law=law, fit_error=()), path)
-        paths.append(str(path.resolve()))
+        paths.append(path)
     return paths
+
+
+async def calibrate(urls: Sequence[str], profiles: Sequence[Path], endpoints: Path) -> None:
+    """Write into each profile what a request takes beside its steps, alone on the server.
+
+    HTTP and the server's front are of this machine, and as fast before a device that is slowed.
+    """
+    twin_of_both, prompts = twin.cluster(str(endpoints)), Prompts(BLOCK_SIZE)
+    async with aiohttp.ClientSession() as session:
+        for index, (url, path) in enumerate(zip(urls, profiles, strict=True)):
+            endpoint, model = Endpoint("alone", url), await model_of(session, url)
+            measured_s = []
+            for number in range(NUM_ALONE):
+                request = Request(number, twin_of_both.now_s, NUM_PROMPT_TOKENS_ALONE, 4)
+                body = request_body(
+                    endpoint, model, request, prompts.tokens(request), 4, f"alone-{time.time_ns()}", False
+                )
+                measured_s.append(await ttft_s(session, url, body))
+            twin_of_both.submit(request, index)
+            (alone,) = twin_of_both.drain().completions
+            overhead_s = max(0.0, float(np.median(measured_s)) - alone.ttft_s)
+            print(
+                f"{path.stem}: {1e3 * alone.ttft_s:.1f} ms of steps and {1e3 * overhead_s:.1f} ms beside them"
+            )
+            save(replace(load(path), request_overhead_s=overhead_s), path)
 
 
 def world(endpoints: Path, factor: float, num_requests: int) -> list[str]:
@@ -210,12 +239,12 @@ def main() -> int:
     register()
     folder: Path = options.directory
     folder.mkdir(parents=True, exist_ok=True)
-    servers = [
-        ServerOptions(profile=path, max_model_len=MAX_MODEL_LEN) for path in slowed(folder, options.slow)
-    ]
+    profiles = slowed(folder, options.slow)
+    servers = [ServerOptions(profile=str(path), max_model_len=MAX_MODEL_LEN) for path in profiles]
     with Servers(servers, folder / "servers") as running:
         endpoints = folder / "endpoints.json"
         write_json(endpoints, running.endpoints())
+        asyncio.run(calibrate(running.urls, profiles, endpoints))
         overrides = world(endpoints, options.slow, options.requests)
         run, bundle = folder / f"{AGENT}-0", folder / "bundle"
         train = [f"agent={AGENT}", f"name={folder.name}", f"total_timesteps={options.steps}"]
