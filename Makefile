@@ -103,9 +103,9 @@ reference-robustness:  ## Keep the last robustness results as those that the REA
 	cp runs/robustness/hardening/training.md runs/robustness/live/live.json runs/reference/robustness/
 	cp runs/robustness_rl/hardening/training.md runs/reference/robustness/training_rl.md
 
-reference-router:  ## Keep the table of the last comparison of routers as the one that the README shows.
+reference-router:  ## Keep the last comparison of routers, and the last gain served, as those that the README shows.
 	mkdir -p runs/reference/router
-	cp runs/bench_router/table.md runs/reference/router/
+	cp runs/bench_router/table.md runs/served/served.json runs/reference/router/
 
 bench: $(VENV)/.installed  ## Measure the emulator and the environment on one core.
 	$(BIN)/python -m tests.benchmarks.bench_emulator
