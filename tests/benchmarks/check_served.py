@@ -7,10 +7,10 @@ Two unlike vLLM servers on modelled devices, each so many times slower than its 
 keeps up. Their emulated twin, with the same slowed profiles and the time that HTTP and the servers' front
 take of a request that is alone, is where a MaskablePPO policy is trained and where today's rules are
 compared; the best of them on streams of its own is the opponent. Then the same streams of requests are played
-in emulation and, as HTTP with token-id prompts at the instants of their arrival, through the router, once with
-the policy's bundle and once with the rule. Printed are both gains in mean TTFT and by how much they differ,
-with intervals over streams, paired. Ends with status 1 where the gain that was served is clearly another than
-the emulator's.
+in emulation and, as HTTP with token-id prompts at the instants of their arrival, through the router, once
+with the policy's bundle and once with the rule. Printed are both gains in mean TTFT and by how much they
+differ, with intervals over streams, paired. Ends with status 1 where the gain that was served is clearly
+another than the emulator's.
 """
 
 from __future__ import annotations
