@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 
-async def listen(runner: web.BaseRunner[web.BaseRequest], setting: str, host: str, port: int) -> None:
+async def listen(runner: web.BaseRunner, setting: str, host: str, port: int) -> None:
     """Listen at ``host`` and ``port``; 0: any port that is free.
 
     Args:
