@@ -108,6 +108,11 @@ def _judged(policy: Policy, look: Look) -> Judgement:
             f"{type(policy).__name__} cannot be exported: it has no method export"
             " (agents.policy.Exportable says what that is)"
         )
+    if _memory(policy) == "own":
+        raise CannotExportError(
+            f"{type(policy).__name__} cannot be exported: it goes by what it keeps of earlier decisions and"
+            " outcomes, which no bundle does; export another rule"
+        )
     return policy.export(look)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,7 +21,9 @@ from envs.observation import FRAC_PREFIX_HIT, NUM_IN_FLIGHT
 
 
 class CacheAware(Heuristic):
-    """``cache_aware`` of vllm-project/router (16917f4; 0.1.17), smg 1.13.0 and sglang-router 0.3.2.
+    """``cache_aware`` of vllm-project/router (16917f4; 0.1.17) and sglang-router 0.3.2.
+
+    smg began with it, too, and went on: ``SmgCacheAware``.
 
     Rule, r being ``num_in_flight``: if max r - min r > 64 and max r > 1.5 * min r, argmin r. Else, if the
     longest match (``frac_prefix_hit``) exceeds 0.3, its instance. Else argmin r (older sglang-routers took
@@ -52,10 +54,18 @@ class CacheAware(Heuristic):
     def costs(self, candidates: Candidates) -> Array:
         """Price by requests in flight or by match."""
         num_in_flight = candidates.column(NUM_IN_FLIGHT)
-        highest, lowest = most(num_in_flight), least(num_in_flight)
-        imbalanced = (highest - lowest > self.imbalance) & (highest > self.imbalance_ratio * lowest)
+        imbalanced = self.is_imbalanced(candidates, num_in_flight)
         match = candidates.column(FRAC_PREFIX_HIT)
         missed = ~imbalanced & (most(match) <= self.cache_threshold)
         self.note("imbalanced", imbalanced)
         self.note("missed", missed)
-        return np.where(imbalanced | missed, first_of_equals(num_in_flight), -match)
+        return np.where(imbalanced | missed, self.ranks(candidates, num_in_flight), -match)
+
+    def is_imbalanced(self, candidates: Candidates, num_in_flight: Array) -> Any:
+        """Whether load decides, a bool."""
+        highest, lowest = most(num_in_flight), least(num_in_flight)
+        return (highest - lowest > self.imbalance) & (highest > self.imbalance_ratio * lowest)
+
+    def ranks(self, candidates: Candidates, num_in_flight: Array) -> Array:
+        """Rank by requests in flight, then by place."""
+        return first_of_equals(num_in_flight)

@@ -70,10 +70,10 @@ class DynamoCost(Heuristic):
         costs: Array = num_blocks
         return costs
 
-    def chances(self, costs: Array) -> Array:
+    def chances(self, costs: Array, candidates: Candidates) -> Array:
         """Uniform over the lowest, or softmax at a temperature."""
         if self.temperature <= 0.0:
-            return super().chances(costs)
+            return super().chances(costs, candidates)
         spread = most(costs) - least(costs)
         divisor = np.where(spread > 0.0, spread, 1.0) * self.temperature  # where all are alike, any will do
         weights: Array = np.exp((least(costs) - costs) / divisor)

@@ -24,9 +24,10 @@ Array: TypeAlias = NDArray[np.float64]
 Raw: TypeAlias = NDArray[np.float32]
 Kind: TypeAlias = Literal["load", "session", "prefix"]
 """What a rule goes by: load alone, the session's identity, or what is cached where."""
-Memory: TypeAlias = Literal["none", "turn", "session"]
-"""What a rule is told besides the observation: nothing; how many decisions were made among the same instances
-before; or where the request's session stands on a hash ring."""
+Memory: TypeAlias = Literal["none", "turn", "session", "own"]
+"""What a rule goes by besides the observation: nothing; how many decisions were made among the same instances
+before; where the request's session stands on a hash ring; or what it keeps itself of earlier decisions and of
+their outcomes, which no bundle does, so that such a rule cannot be exported."""
 
 
 class Candidates(NamedTuple):
@@ -64,10 +65,10 @@ class Heuristic(ABC):
         if self._rng is None:
             raise RuntimeError(f"{type(self).__name__}: call reset(rng) before act")
         candidates = _look(observation)
-        if self.memory != "none":
+        if self.memory in ("turn", "session"):
             candidates = candidates._replace(memory=self.recall(candidates))
         costs = self.costs(candidates)
-        chances = self.chances(costs)
+        chances = self.chances(costs, candidates)
         possible = chances.nonzero()[0].tolist()
         if len(possible) > 1:
             draw = self._rng.random()
@@ -77,6 +78,7 @@ class Heuristic(ABC):
                     break
         else:
             place = possible[0]
+        self.chose(candidates, place)
         num_instances = len(observation["mask"])
         propensities, scores = np.zeros(num_instances), np.empty(num_instances)
         scores.fill(-np.inf)
@@ -88,7 +90,7 @@ class Heuristic(ABC):
     def costs(self, candidates: Candidates) -> Array:
         """Price each candidate: the lower the better, finite, ``[num_valid]``."""
 
-    def chances(self, costs: Array) -> Array:
+    def chances(self, costs: Array, candidates: Candidates) -> Array:
         """Probability of each candidate, ``[num_valid]``: uniform over those of lowest cost."""
         lowest = costs == least(costs)
         chances: Array = lowest / np.count_nonzero(lowest)
@@ -101,8 +103,12 @@ class Heuristic(ABC):
     def export(self, look: Look) -> Judgement:
         """Judge traced candidates; see ``agents.policy.Exportable``."""
         instances = look.instances.astype(np.float64)
-        costs = self.costs(Candidates(instances, look.request, look.indices, look.memory))
-        return Judgement(-costs, self.chances(costs))
+        candidates = Candidates(instances, look.request, look.indices, look.memory)
+        costs = self.costs(candidates)
+        return Judgement(-costs, self.chances(costs, candidates))
+
+    def chose(self, candidates: Candidates, place: int) -> None:  # noqa: B027
+        """Take in which of the candidates was chosen: for a memory of its own."""
 
     def note(self, branch: str, is_taken: Any) -> None:
         """Count a branch other than the rule's main one, where it decides; traced ones count nowhere."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -41,11 +41,21 @@ class SessionHash(Heuristic):
         return ring_position(f"session {int(candidates.request[SESSION_KEY])}")
 
     def costs(self, candidates: Candidates) -> Array:
-        """Price the session's instance 0 and others 1; without session, by requests sent."""
-        session = int(candidates.request[SESSION_KEY])
-        if session < 0:
-            self._counts["without_session"] += 1
-            return candidates.column(NUM_SENT_SINCE_SCRAPE)
+        """Price as ``settle`` says."""
+        return self.settle(candidates, self._elsewhere(candidates), candidates.request[SESSION_KEY] >= 0)
+
+    def settle(self, candidates: Candidates, elsewhere: Array, has_session: Any) -> Array:
+        """Price the session's instance 0 and others 1; without session, by requests sent.
+
+        Args:
+            candidates: Traced or not.
+            elsewhere: 0 for the session's instance, 1 for others, ``[num_valid]``; without session anything.
+            has_session: A bool.
+        """
+        self.note("without_session", ~has_session)
+        return np.where(has_session, elsewhere, candidates.column(NUM_SENT_SINCE_SCRAPE))
+
+    def _elsewhere(self, candidates: Candidates) -> Array:
         # Points of instances beyond the last valid one belong to nobody, so the ring need not have them.
         positions, owners = _ring(int(candidates.indices[-1]) + 1, self.num_points)
         valid = candidates.indices.tolist()
@@ -63,13 +73,11 @@ class SessionHash(Heuristic):
         places = np.where(positions <= look.memory, turn_on + len(positions), turn_on)
         places = np.where(mask[owners], places, 2 * len(positions))
         traced_owners = np.zeros_like(places) + owners  # a plain array takes no traced index
-        owner = np.where(look.request[SESSION_KEY] >= 0, traced_owners[places.argmin()], -1)
-        costs = np.where(
-            owner >= 0,
-            (look.indices != owner).astype(np.float64),
-            look.instances[:, NUM_SENT_SINCE_SCRAPE].astype(np.float64),
-        )
-        return Judgement(-costs, self.chances(costs))
+        owner = traced_owners[places.argmin()]
+        candidates = Candidates(look.instances.astype(np.float64), look.request, look.indices, look.memory)
+        has_session = look.request[SESSION_KEY] >= 0
+        costs = self.settle(candidates, (look.indices != owner).astype(np.float64), has_session)
+        return Judgement(-costs, self.chances(costs, candidates))
 
 
 @lru_cache(maxsize=64)

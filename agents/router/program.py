@@ -42,6 +42,10 @@ def parts_of(config: DictConfig) -> Parts:
     heuristic = build(config.heuristic, "heuristic")
     if is_learned(heuristic):
         raise ConfigError("heuristic: it learns; give a rule, and the bundle of what was learned as policy=")
+    if getattr(heuristic, "memory", "none") == "own":
+        raise ConfigError(
+            "heuristic: it goes by outcomes, which a router tells no heuristic; give another rule"
+        )
     return Parts(endpoints_in(config), policy, heuristic)
 
 

@@ -41,7 +41,9 @@ LEARNED = {
     "lodestar_any": lambda: lodestar("any"),
     "network": network,
 }
-KINDS = {**{name: lambda name=name: make(name) for name in CONFIGS}, **LEARNED}
+RULES = [name for name in CONFIGS if make(name).memory != "own"]
+"""Those that can be exported."""
+KINDS = {**{name: lambda name=name: make(name) for name in RULES}, **LEARNED}
 
 
 def export_of(name):

@@ -3,7 +3,8 @@
 import pytest
 
 from agents.defences.median import Median
-from agents.export.plan import columns_read
+from agents.export.plan import columns_read, trace
+from agents.export.tracing import CannotExportError
 from envs.observation import (
     FRAC_KV_CACHE_USAGE,
     FRAC_PREFIX_HIT,
@@ -13,7 +14,8 @@ from envs.observation import (
     NUM_UNCACHED_TOKENS,
     NUM_WAITING,
 )
-from tests.agents.export.exported import KINDS, LEARNED
+from tests.agents.export.exported import KINDS, LEARNED, RULES
+from tests.agents.heuristics.test_conformance import CONFIGS, make
 
 READ = {
     "round_robin": set(),
@@ -32,6 +34,12 @@ def test_rules_read_what_their_docstrings_say(name):
 @pytest.mark.parametrize("name", LEARNED)
 def test_what_is_learned_reads_everything(name):
     assert columns_read(KINDS[name]()) == set(range(len(INSTANCE_FEATURES)))
+
+
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - set(RULES)))
+def test_a_rule_that_keeps_what_it_goes_by_cannot_be_exported(name):
+    with pytest.raises(CannotExportError, match="cannot be exported: it goes by what it keeps"):
+        trace(make(name), None, None, max_instances=8)
 
 
 def test_what_cannot_be_looked_into_may_read_everything():

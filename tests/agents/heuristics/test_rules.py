@@ -17,15 +17,7 @@ from agents.heuristics.round_robin import RoundRobin
 from agents.heuristics.session_hash import SessionHash
 from agents.heuristics.smg_least_load import SmgLeastLoad
 from agents.heuristics.vllm_dp import VLLMDataParallel
-
-
-def begun(policy, seed=0):
-    policy.reset(np.random.default_rng(seed))
-    return policy
-
-
-def chances(policy, observation):
-    return begun(policy).act(observation).propensities.tolist()
+from tests.agents.heuristics.begun import begun, chances
 
 
 def test_random_takes_each_valid_instance_equally(observe):
