@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router reliability memory many-routers served fuzz parity plugs lint types clean
+.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router reliability memory many-routers served fuzz parity plugs golden lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -145,6 +145,9 @@ bench-peers: $(VENV)/.installed  ## Compare speed with other simulators, each in
 plugs: $(VENV)/.installed  ## Run other routers with a bundle's plugs, each in an environment of its own.
 	$(BIN)/python -m tests.agents.plugs.integration.run
 
+golden: $(VENV)/.installed  ## Compare our rules with the real routers' choices, each router in an environment of its own.
+	$(BIN)/python -m tests.agents.heuristics.golden.run
+
 lint: $(VENV)/.installed  ## Check style and docstrings.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -153,4 +156,4 @@ types: $(VENV)/.installed  ## Check types.
 	$(BIN)/mypy
 
 clean:  ## Remove the environment and the caches.
-	rm -rf $(VENV) .venv-vllm .venv-peers .venv-plugs-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-vllm .venv-peers .venv-plugs-* .venv-golden-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

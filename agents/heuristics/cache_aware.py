@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,7 +23,8 @@ from envs.observation import FRAC_PREFIX_HIT, NUM_IN_FLIGHT
 class CacheAware(Heuristic):
     """``cache_aware`` of vllm-project/router (16917f4; 0.1.17) and sglang-router 0.3.2.
 
-    smg began with it, too, and went on: ``SmgCacheAware``.
+    smg began with it, too, and went on: ``SmgCacheAware``. vllm-router 0.1.17 has every instance tokenise
+    each prompt, and goes by load alone where they do not; sglang-router compares characters.
 
     Rule, r being ``num_in_flight``: if max r - min r > 64 and max r > 1.5 * min r, argmin r. Else, if the
     longest match (``frac_prefix_hit``) exceeds 0.3, its instance. Else argmin r (older sglang-routers took
@@ -32,9 +33,9 @@ class CacheAware(Heuristic):
     are 0.5, 32 and 1.1. Tune ``imbalance`` to the load: with fewer than 64 requests in flight the first
     branch is out of reach.
 
-    Approximations: matches are of tokens, by this router's index (of characters there); spread and matches
-    are those of the valid instances (there an unhealthy worker counts in the spread, and its match sends the
-    request to the first healthy one).
+    Approximations: matches are of tokens, by this router's index (of the router's own tree there); spread and
+    matches are those of the valid instances (there an unhealthy worker counts in the spread, and its match
+    sends the request to the first healthy one).
 
     Args:
         cache_threshold: match beyond which the cache decides.
@@ -54,18 +55,10 @@ class CacheAware(Heuristic):
     def costs(self, candidates: Candidates) -> Array:
         """Price by requests in flight or by match."""
         num_in_flight = candidates.column(NUM_IN_FLIGHT)
-        imbalanced = self.is_imbalanced(candidates, num_in_flight)
+        highest, lowest = most(num_in_flight), least(num_in_flight)
+        imbalanced = (highest - lowest > self.imbalance) & (highest > self.imbalance_ratio * lowest)
         match = candidates.column(FRAC_PREFIX_HIT)
         missed = ~imbalanced & (most(match) <= self.cache_threshold)
         self.note("imbalanced", imbalanced)
         self.note("missed", missed)
-        return np.where(imbalanced | missed, self.ranks(candidates, num_in_flight), -match)
-
-    def is_imbalanced(self, candidates: Candidates, num_in_flight: Array) -> Any:
-        """Whether load decides, a bool."""
-        highest, lowest = most(num_in_flight), least(num_in_flight)
-        return (highest - lowest > self.imbalance) & (highest > self.imbalance_ratio * lowest)
-
-    def ranks(self, candidates: Candidates, num_in_flight: Array) -> Array:
-        """Rank by requests in flight, then by place."""
-        return first_of_equals(num_in_flight)
+        return np.where(imbalanced | missed, first_of_equals(num_in_flight), -match)

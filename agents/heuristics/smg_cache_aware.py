@@ -2,62 +2,86 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, ClassVar
 
 import numpy as np
 
-from agents.heuristics.cache_aware import CacheAware
-from agents.heuristics.heuristic import Array, Candidates, Memory, least, most, within
-from envs.observation import FRAC_KV_CACHE_USAGE
+from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind, demote, least, most, share, within
+from agents.heuristics.smg_least_load import SmgLeastLoad
+from envs.observation import FRAC_KV_CACHE_USAGE, FRAC_PREFIX_HIT, NUM_IN_FLIGHT, NUM_WAITING
+
+SWING, LEAST_SWING = 2.0, 4.0
+"""How far the count of requests in flight swings by itself: standard deviations, and requests at the least."""
 
 
-class SmgCacheAware(CacheAware):
-    """``cache_aware`` of lightseekorg/smg at 73da68c (1.13.0): ``CacheAware`` and what smg added to it.
+class SmgCacheAware(Heuristic):
+    """``cache_aware`` of smg 1.13.0, which since 1.10 compares each instance with the fleet's mean.
 
-    Rule: that of ``CacheAware``, but of equal r the instance that was sent the fewest requests, of these the
-    first, so ties depend on the rows' order; and load decides also where the KV cache of the fullest instance
-    (``frac_kv_cache_usage``) exceeds a ceiling, or the emptiest one's by more than a spread. Both are 1,
-    which is never, by default.
+    Rule, r being ``num_in_flight``: instances with 8 or more waiting requests, or a KV usage of 0.8 or more,
+    are left out while there are others. If the longest match (``frac_prefix_hit``) exceeds 0.3, the least
+    expected wait of those that match as long and are not hot; where all of them are hot (``spilled``), and
+    where the match is shorter (``missed``), the least of all that are not hot, or of all. Hot is r > 1.5 *
+    mean r and r > mean r + margin; margin = min(64, max(4, 2 * sqrt(mean r))). The expected wait is that of
+    ``SmgLeastLoad`` with its defaults; random among ties. If the KV usage of the fullest instance exceeds a
+    ceiling, or the emptiest one's by more than a spread (both 1, which is never, by default), the match is
+    not looked at (``pressed``).
+
+    Approximation: matches are of tokens, by this router's index; over HTTP of characters there.
 
     Args:
         cache_threshold: match beyond which the cache decides.
-        imbalance: spread of r beyond which load may decide.
-        imbalance_ratio: max r over min r beyond which load may decide.
+        spill_requests: requests over the mean up to which none is hot.
+        spill_ratio: r over the mean up to which none is hot.
         kv_spread: spread of the KV usage beyond which load decides.
         kv_ceiling: KV usage beyond which load decides.
+        overload_waiting: waiting requests from which an instance is left out.
+        overload_usage: KV usage from which an instance is left out.
     """
 
-    memory: ClassVar[Memory] = "own"
+    kind: ClassVar[Kind] = "prefix"
 
     def __init__(
         self,
         cache_threshold: float = 0.3,
-        imbalance: float = 64.0,
-        imbalance_ratio: float = 1.5,
+        spill_requests: float = 64.0,
+        spill_ratio: float = 1.5,
         kv_spread: float = 1.0,
         kv_ceiling: float = 1.0,
+        overload_waiting: float = 8.0,
+        overload_usage: float = 0.8,
     ) -> None:
-        super().__init__(cache_threshold, imbalance, imbalance_ratio)
-        self.kv_spread = within("kv_spread", kv_spread, 0.0, 1.0)
-        self.kv_ceiling = within("kv_ceiling", kv_ceiling, 0.0, 1.0)
+        self.cache_threshold = share("cache_threshold", cache_threshold)
+        self.spill_requests = within("spill_requests", spill_requests, 0.0)
+        self.spill_ratio = within("spill_ratio", spill_ratio, 1.0)
+        self.kv_spread = share("kv_spread", kv_spread)
+        self.kv_ceiling = share("kv_ceiling", kv_ceiling)
+        self.overload_waiting = within("overload_waiting", overload_waiting, 1.0)
+        self.overload_usage = share("overload_usage", overload_usage)
+        self.expected = SmgLeastLoad()
 
-    def reset(self, rng: np.random.Generator) -> None:
-        """Begin an episode: nothing was sent."""
-        super().reset(rng)
-        self._num_sent: Counter[int] = Counter()  # instance -> requests
+    def costs(self, candidates: Candidates) -> Array:
+        """Price by expected wait; behind, tier by tier: not holders, hot ones, overloaded ones."""
+        num_in_flight, usage = candidates.column(NUM_IN_FLIGHT), candidates.column(FRAC_KV_CACHE_USAGE)
+        overloaded = (candidates.column(NUM_WAITING) >= self.overload_waiting) | (
+            usage >= self.overload_usage
+        )
+        eligible = ~overloaded | ~(~overloaded).any()
+        num_eligible = np.count_nonzero(eligible)
+        mean = (num_in_flight * eligible).sum() / num_eligible
+        margin = np.minimum(self.spill_requests, np.maximum(LEAST_SWING, SWING * np.sqrt(mean)))
+        hot = (num_in_flight > self.spill_ratio * mean) & (num_in_flight > mean + margin)
+        match = np.where(eligible, candidates.column(FRAC_PREFIX_HIT), -1.0)
+        pressed = self._is_pressed(usage, eligible)
+        hit = ~pressed & (most(match) > self.cache_threshold)
+        holder = hit & (match == most(match))
+        wanted = holder & ~hot
+        self.note("pressed", pressed)
+        self.note("missed", ~pressed & ~hit)
+        self.note("spilled", hit & ~wanted.any())
+        wait_s = self.expected.wait_s(candidates)
+        # Each tier goes before the next, whatever it holds; nobody wanted: the tier is empty.
+        return demote(demote(demote(wait_s, ~wanted), hot & ~wanted), ~eligible)
 
-    def chose(self, candidates: Candidates, place: int) -> None:
-        """Count the request."""
-        self._num_sent[int(candidates.indices[place])] += 1
-
-    def is_imbalanced(self, candidates: Candidates, num_in_flight: Array) -> Any:
-        """Whether load decides, by requests or by the KV cache."""
-        usage = candidates.column(FRAC_KV_CACHE_USAGE)
-        full = (most(usage) > self.kv_ceiling) | (most(usage) - least(usage) > self.kv_spread)
-        return super().is_imbalanced(candidates, num_in_flight) | full
-
-    def ranks(self, candidates: Candidates, num_in_flight: Array) -> Array:
-        """Rank by requests in flight, then by requests sent, then by place."""
-        num_sent = np.array([self._num_sent[index] for index in candidates.indices.tolist()])
-        return np.lexsort((num_sent, num_in_flight)).argsort().astype(np.float64)
+    def _is_pressed(self, usage: Array, eligible: Any) -> Any:
+        fullest, emptiest = most(np.where(eligible, usage, 0.0)), least(np.where(eligible, usage, 1.0))
+        return (fullest > self.kv_ceiling) | (fullest - emptiest > self.kv_spread)

@@ -50,7 +50,11 @@ class SmgLeastLoad(Heuristic):
         self.live_throughput = live_throughput
 
     def costs(self, candidates: Candidates) -> Array:
-        """Price by expected wait, seconds; ranked."""
+        """Price by expected wait, ranked."""
+        return first_of_equals(self.wait_s(candidates))
+
+    def wait_s(self, candidates: Candidates) -> Array:
+        """Return the expected wait, seconds, ``[num_valid]``."""
         column = candidates.column
         num_tokens = self.mean_prefill_tokens * column(NUM_WAITING) + column(NUM_TOKENS_SENT_SINCE_SCRAPE)
         tokens_per_s: Array | float = self.default_tokens_per_s
@@ -58,4 +62,5 @@ class SmgLeastLoad(Heuristic):
             recent = column(RECENT_TOKENS_PER_S)
             tokens_per_s = np.where(recent > 0.0, recent, self.default_tokens_per_s)
         usage = np.minimum(column(FRAC_KV_CACHE_USAGE), 0.999)
-        return first_of_equals(num_tokens / tokens_per_s + self.kv_pressure_s * usage / (1.0 - usage))
+        wait_s: Array = num_tokens / tokens_per_s + self.kv_pressure_s * usage / (1.0 - usage)
+        return wait_s

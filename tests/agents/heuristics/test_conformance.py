@@ -66,7 +66,6 @@ TIES_BY_ORDER = {
     "cache_aware",
     "least_kv_cache",
     "llumnix",
-    "smg_cache_aware",
     "smg_least_load",
     "stack_load_aware",
     "vllm_dp",

@@ -9,7 +9,6 @@ from agents.heuristics.aibrix_least_latency import AibrixLeastLatency
 from agents.heuristics.aibrix_load_balance import AibrixLoadBalance
 from agents.heuristics.aibrix_preble import AibrixPreble, prefill_s
 from agents.heuristics.ray_prefix import RayPrefix
-from agents.heuristics.smg_cache_aware import SmgCacheAware
 from agents.heuristics.sticky_least_loaded import StickyLeastLoaded
 from agents.heuristics.vtc import Vtc
 from agents.heuristics.window import Window
@@ -189,21 +188,6 @@ def test_sessions_are_forgotten_when_nobody_uses_them(observe):
     assert policy.act(look(3)).instance == first
     assert act(policy, look(-1)) == [0.5, 0.5]
     assert policy.counters() == {"without_session": 1}
-
-
-def test_smg_takes_turns_among_equals(observe):
-    policy, idle = begun(SmgCacheAware()), observe(num_in_flight=[1, 1, 1])
-    assert [policy.act(idle).instance for _ in range(4)] == [0, 1, 2, 0]
-    assert policy.act(observe(num_in_flight=[0, 1, 1])).instance == 0
-    assert policy.act(observe(num_in_flight=[9, 1, 1], frac_prefix_hit=[0.4, 0, 0])).instance == 0
-
-
-def test_smg_leaves_a_full_cache(observe):
-    observation = observe(num_in_flight=[2, 1], frac_prefix_hit=[0.9, 0], frac_kv_cache_usage=[0.9, 0.4])
-    assert chances(SmgCacheAware(), observation) == [1, 0]
-    assert chances(SmgCacheAware(kv_ceiling=0.8), observation) == [0, 1]
-    assert chances(SmgCacheAware(kv_ceiling=0.95, kv_spread=0.45), observation) == [0, 1]
-    assert chances(SmgCacheAware(kv_spread=0.55), observation) == [1, 0]
 
 
 def test_vtc_sends_heavy_users_to_the_last(observe):

@@ -8,6 +8,7 @@ from agents.heuristics.dynamo_two_tier import DynamoTwoTier
 from agents.heuristics.llumnix import Llumnix
 from agents.heuristics.lmetric import LMetric
 from agents.heuristics.slo_slack import SloSlack
+from agents.heuristics.smg_cache_aware import SmgCacheAware
 from agents.heuristics.smg_prefix_hash import SmgPrefixHash
 from agents.heuristics.stack_load_aware import StackLoadAware
 from agents.heuristics.stack_prefix_aware import StackPrefixAware
@@ -92,14 +93,68 @@ def test_stack_load_aware_goes_by_session_where_nothing_matches(observe):
 def test_prefix_hash_leaves_a_full_instance(observe):
     policy = begun(SmgPrefixHash())
     home = policy.act(observe(num_in_flight=[0, 0, 0], request={"session_key": 9})).instance
-    load = np.full(3, 3)
-    for own, stays in ((4, True), (5, False)):  # limits 1.25 * (10 + 1) / 3 = 4.58, 1.25 * (11 + 1) / 3 = 5
-        load[home] = own + (not stays)  # 6: 1.25 * 13 / 3 = 5.42
+    load = np.full(3, 20)
+    for own, stays in ((35, True), (36, False)):  # means 76 / 3 = 25.3 and 25.7, of which 36 is over 10 more
+        load[home] = own
         decision = policy.act(observe(num_in_flight=load, request={"session_key": 9}))
         assert (decision.instance == home) is stays
+    load[:] = 100
+    load[home] = 136  # mean 112.3: over it by more than 10, but less than a quarter
+    assert policy.act(observe(num_in_flight=load, request={"session_key": 9})).instance == home
     assert policy.counters() == {"overloaded": 1}
     assert policy.act(observe(num_in_flight=[3, 2, 2])).instance == 1
     assert policy.counters() == {"overloaded": 1, "without_session": 1}
+
+
+def smg(observe, num_in_flight, **more):
+    """Without reports smg waits 1024 tokens for each request in flight."""
+    tokens = [1024 * each for each in num_in_flight]
+    return observe(num_in_flight=num_in_flight, num_tokens_sent_since_scrape=tokens, **more)
+
+
+@pytest.mark.parametrize(
+    ("num_in_flight", "match", "expected", "counter"),
+    [
+        ([5, 3, 1], [0.3, 0.2, 0], [0, 0, 1], "missed"),
+        ([5, 3, 1], [0.31, 0.31, 0], [0, 1, 0], None),
+        # Mean 4: a holder may have 4 more, not 5; of 9 and 5 the one that is not hot.
+        ([8, 2, 2], [0.9, 0, 0], [1, 0, 0], None),
+        ([9, 2, 1], [0.9, 0, 0], [0, 0, 1], "spilled"),
+        ([9, 3, 0], [0.9, 0.9, 0], [0, 1, 0], None),
+        # Mean 100: 2 sigma are 20, and a half more 50.
+        ([150, 80, 70], [0.9, 0, 0], [1, 0, 0], None),
+        ([151, 80, 69], [0.9, 0, 0], [0, 0, 1], "spilled"),
+    ],
+)
+def test_smg_spills_from_a_hot_holder(observe, num_in_flight, match, expected, counter):
+    policy = begun(SmgCacheAware())
+    decision = policy.act(smg(observe, num_in_flight, frac_prefix_hit=match))
+    assert decision.propensities.tolist() == expected
+    assert policy.counters() == ({counter: 1} if counter else {})
+
+
+def test_smg_spills_at_a_lower_margin(observe):
+    observation = smg(observe, [5, 1, 0], frac_prefix_hit=[0.9, 0, 0])  # mean 2
+    assert chances(SmgCacheAware(), observation) == [1, 0, 0]
+    assert chances(SmgCacheAware(spill_requests=2), observation) == [0, 0, 1]
+
+
+def test_smg_leaves_a_full_cache(observe):
+    observation = smg(observe, [2, 1], frac_prefix_hit=[0.9, 0], frac_kv_cache_usage=[0.7, 0.2])
+    assert chances(SmgCacheAware(), observation) == [1, 0]
+    assert chances(SmgCacheAware(kv_ceiling=0.6), observation) == [0, 1]
+    assert chances(SmgCacheAware(kv_ceiling=0.75, kv_spread=0.45), observation) == [0, 1]
+    assert chances(SmgCacheAware(kv_spread=0.55), observation) == [1, 0]
+
+
+def test_smg_leaves_out_overloaded_instances_while_there_are_others(observe):
+    for overloaded in ({"num_waiting": [8, 7]}, {"frac_kv_cache_usage": [0.8, 0.79]}):
+        assert chances(SmgCacheAware(), smg(observe, [0, 5], frac_prefix_hit=[0.9, 0], **overloaded)) == [
+            0,
+            1,
+        ]
+    both = smg(observe, [0, 5], frac_prefix_hit=[0.9, 0], num_waiting=[8, 9])
+    assert chances(SmgCacheAware(), both) == [1, 0]
 
 
 def test_llumnix_frees_memory_per_request(observe):

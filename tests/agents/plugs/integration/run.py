@@ -45,13 +45,20 @@ class Host:
     """Of its environment, and of its constraints."""
     script: str
     python: str = "3.11"
+    purpose: str = "plugs"
+    """What it is run for; the same."""
     source: str = ""
     """Environment variable with the folder of its source, where it is no package."""
 
     @property
     def environment(self) -> Path:
         """The folder of its environment."""
-        return ROOT / f".venv-plugs-{self.name}"
+        return ROOT / f".venv-{self.purpose}-{self.name}"
+
+    @property
+    def constraints(self) -> Path:
+        """The file of its pinned versions."""
+        return ROOT / f"constraints-{self.purpose}-{self.name}.txt"
 
 
 HOSTS = (
@@ -74,14 +81,14 @@ def interpreter(version: str) -> str:
 def install(host: Host) -> Path:
     """Make the environment where it is not; return its Python. Raises ``SkippedError``."""
     python, done = host.environment / "bin" / "python", host.environment / ".installed"
-    pinned = (ROOT / f"constraints-plugs-{host.name}.txt").read_text(encoding="utf-8")
+    pinned = host.constraints.read_text(encoding="utf-8")
     if done.exists() and done.read_text(encoding="utf-8") == pinned:
         return python
     print(f"{host.name}: installing into {host.environment.name}", flush=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--requirement"]
     for command in (
         [interpreter(host.python), "-m", "venv", "--clear", str(host.environment)],
-        [*pip, str(ROOT / f"constraints-plugs-{host.name}.txt")],
+        [*pip, str(host.constraints)],
     ):
         try:
             subprocess.run(command, timeout=INSTALL_LIMIT_S, check=True, capture_output=True, text=True)
