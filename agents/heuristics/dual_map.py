@@ -2,66 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind, demote, most, whole, within
-from agents.heuristics.power_of_two import better_of_two
-from envs.observation import NUM_IN_FLIGHT_UNCACHED_TOKENS, NUM_PROMPT_TOKENS, NUM_UNCACHED_TOKENS
+from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind, demote, share, within
+from envs.observation import FRAC_PREFIX_HIT, NUM_IN_FLIGHT_UNCACHED_TOKENS, NUM_UNCACHED_TOKENS
 
 
 class DualMap(Heuristic):
     """DualMap (arXiv 2602.06502), after its port to Dynamo (ai-dynamo/dynamo#15450).
 
-    Rule: two hashes of the prompt's prefix give two candidates. The one that holds more of the prompt, unless
-    the tokens to be computed there (``num_in_flight_uncached_tokens`` + this request's
-    ``num_uncached_tokens``) exceed a budget, what an instance works off within the SLO on TTFT; then, and
-    where both hold as much, the one with fewer tokens in flight.
+    Rule: two hashes of the prompt's prefix give a pair of candidates. The one that holds more of the prompt
+    (``frac_prefix_hit``), unless the tokens to be computed there (``num_in_flight_uncached_tokens`` + this
+    request's ``num_uncached_tokens``) exceed a budget, what an instance works off within the SLO on TTFT;
+    then, and where both hold as much, the one with fewer tokens in flight, of equals either (there the lower
+    number).
 
     Approximation: the prefix is not observed, only which instance holds how much of it. The pair is therefore
-    drawn, not hashed: from those that match longest, then from those that match next (of a match below
-    ``hash_prefix_tokens`` nothing, as there such a prefix is none). An instance gets a prefix only by having
-    been chosen for it, so that the two that a new prefix is spread over remain its pair for as long as they
-    hold it. The deeper hash that the port takes of hot prefixes follows: requests that share but a common
-    beginning are matched alike by all who hold it, and draw their own pair from these. Of equal loads either
-    (there the lower number). Migration of queued requests within the pair is left out: a router places once.
+    drawn, not hashed: of the instances that hold at least half of the prompt; where one alone does, it and
+    any other; where none does (``missed``), any two. An instance holds a prefix because it was chosen for it,
+    so that the two places of a prefix, once drawn, remain its pair for as long as they hold it. What many
+    prompts have in common is by this not enough to be of one pair; there hot prefixes are hashed deeper, to
+    the same end. Queued requests do not migrate within the pair: a router places once.
 
     Args:
-        hash_prefix_tokens: match from which an instance holds the prefix; 4 blocks of 16 there.
-        max_pending_tokens: tokens to be computed beyond which the holder is given up.
+        min_match: share of the prompt from which an instance is one of its places.
+        max_pending_tokens: tokens to be computed beyond which a holder is given up.
     """
 
     kind: ClassVar[Kind] = "prefix"
 
-    def __init__(self, hash_prefix_tokens: int = 64, max_pending_tokens: float = 65_536) -> None:
-        self.hash_prefix_tokens = whole("hash_prefix_tokens", hash_prefix_tokens, 1)
+    def __init__(self, min_match: float = 0.5, max_pending_tokens: float = 65_536) -> None:
+        self.min_match = share("min_match", min_match)
         self.max_pending_tokens = within("max_pending_tokens", max_pending_tokens, 0.0)
 
     def costs(self, candidates: Candidates) -> Array:
-        """Price by tokens in flight, those that cannot be in the pair behind."""
-        pending = candidates.column(NUM_IN_FLIGHT_UNCACHED_TOKENS)
-        first, second, _, overloaded = self._pair(candidates, pending)
-        self.note("overloaded", overloaded)
-        return demote(pending, ~(first | (second & overloaded)))
+        """Price by tokens in flight, those that are no place of the prompt behind."""
+        away = candidates.column(FRAC_PREFIX_HIT) < self.min_match
+        self.note("missed", ~(~away).any())
+        return demote(candidates.column(NUM_IN_FLIGHT_UNCACHED_TOKENS), away)
 
     def chances(self, costs: Array, candidates: Candidates) -> Array:
-        """Where one holds most, it or the better one of the pair; else the better one of two of them."""
-        pending = candidates.column(NUM_IN_FLIGHT_UNCACHED_TOKENS)
-        first, second, stays, overloaded = self._pair(candidates, pending)
-        own = (pending * first).sum()
-        better = second * ((pending < own) + 0.5 * (pending == own)) / np.maximum(np.count_nonzero(second), 1)
-        moved = np.where(first, 1.0 - better.sum(), better)
-        return np.where(stays, first * 1.0, np.where(overloaded, moved, better_of_two(pending, first)))
-
-    def _pair(self, candidates: Candidates, pending: Array) -> tuple[Any, Any, Any, Any]:
-        """Who matches longest, who next; whether the one that does stays chosen, or is over its budget."""
-        num_uncached = candidates.column(NUM_UNCACHED_TOKENS)
-        num_hits = candidates.request[NUM_PROMPT_TOKENS] - num_uncached
-        match = np.where(num_hits >= self.hash_prefix_tokens, num_hits, 0.0)
-        first = match == most(match)
-        rest = np.where(first, -1.0, match)
-        second = ~first & (rest == most(rest))
-        alone = np.count_nonzero(first) == 1
-        over = ((pending + num_uncached) * first).sum() > self.max_pending_tokens
-        return first, second, alone & ~over, alone & over
+        """Share of the pairs that may be drawn that each one wins."""
+        match, pending = candidates.column(FRAC_PREFIX_HIT), candidates.column(NUM_IN_FLIGHT_UNCACHED_TOKENS)
+        in_budget = pending + candidates.column(NUM_UNCACHED_TOKENS) <= self.max_pending_tokens
+        holds = match >= self.min_match
+        num_holders = np.count_nonzero(holds)
+        both, either = holds[:, None] & holds, holds[:, None] | holds
+        is_pair = both | (either & (num_holders == 1)) | (num_holders == 0)
+        is_pair = is_pair & (candidates.indices[:, None] != candidates.indices)
+        # Row against column: more held decides within the budget, else fewer in flight, else a coin.
+        more, less = match[:, None] > match, match[:, None] < match
+        by_cache = (more & in_budget[:, None]) | (less & in_budget)
+        by_load = (pending[:, None] < pending) + 0.5 * (pending[:, None] == pending)
+        wins = (is_pair * np.where(by_cache, more * 1.0, by_load)).sum(axis=1)
+        return np.where(candidates.indices.size == 1, 1.0, wins / np.maximum(wins.sum(), 1.0))

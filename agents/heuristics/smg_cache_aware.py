@@ -11,7 +11,7 @@ from agents.heuristics.smg_least_load import SmgLeastLoad
 from envs.observation import FRAC_KV_CACHE_USAGE, FRAC_PREFIX_HIT, NUM_IN_FLIGHT, NUM_WAITING
 
 SWING, LEAST_SWING = 2.0, 4.0
-"""How far the count of requests in flight swings by itself: standard deviations, and requests at the least."""
+"""How far the count of requests in flight swings by itself: standard deviations, requests at the least."""
 
 
 class SmgCacheAware(Heuristic):

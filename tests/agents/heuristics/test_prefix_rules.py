@@ -177,17 +177,19 @@ def test_llumnix_takes_an_idle_instance_first(observe):
     assert chances(Llumnix(), observation) == [0, 1, 0]
 
 
-def test_slack_is_used_up_before_other_instances_are(observe):
+def test_slack_is_weighed_against_what_the_request_takes(observe):
     observation = observe(
         num_in_flight_uncached_tokens=[0, 7000, 15000, 3000],
-        num_uncached_tokens=[1000, 1000, 2000, 1000],
+        num_uncached_tokens=[2000, 1000, 2000, 1000],
         prefill_tokens_per_s=[8000, 8000, 8000, 4000],
     )
-    # TTFT [0.125, 1, 2.125, 1] s: slack [1.875, 1, -0.125, 1]
-    assert begun(SloSlack()).act(observation).scores.tolist()[:2] == [-1.875, -1]
-    assert chances(SloSlack(), observation) == [0, 0.5, 0, 0.5]
-    assert chances(SloSlack(slo_ttft_s=2.5), observation) == [0, 0, 1, 0]
-    assert chances(SloSlack(estimate_factor=4.0), observation) == [1, 0, 0, 0]  # TTFT [0.5, 4, 8.5, 4] s
+    # TTFT [0.25, 1, 2.125, 1] s: slack [1.75, 1, -0.125, 1]; own [0.25, 0.125, 0.25, 0.25] s
+    scores = begun(SloSlack()).act(observation).scores
+    assert scores[[0, 1, 3]].tolist() == pytest.approx([-0.075, -0.025, -0.15])
+    assert chances(SloSlack(), observation) == [0, 1, 0, 0]
+    assert chances(SloSlack(slack_weight=0.2), observation) == [1, 0, 0, 0]  # [-0.1, -0.075, late, 0.05]
+    assert chances(SloSlack(slack_weight=0), observation) == [0, 1, 0, 0]
+    assert chances(SloSlack(estimate_factor=4.0), observation) == [1, 0, 0, 0]  # TTFT [1, 4, 8.5, 4] s
     policy = begun(SloSlack(slo_ttft_s=0.1))
     assert policy.act(observation).instance == 0  # all late, it the least
     assert policy.counters() == {"missed": 1}
@@ -195,25 +197,28 @@ def test_slack_is_used_up_before_other_instances_are(observe):
 
 def dual_map_observation(observe, hits, pending):
     return observe(
+        frac_prefix_hit=np.array(hits) / 1000,
         num_uncached_tokens=[1000 - hit for hit in hits],
         num_in_flight_uncached_tokens=pending,
-        request={"num_prompt_tokens": 1000},
     )
 
 
-def test_dual_map_of_a_new_prefix_is_the_better_of_two(observe):
-    # A match below 64 tokens is none. Six pairs: 1 wins three, 2 two, 0 one, 3 none.
-    observation = dual_map_observation(observe, [63, 0, 0, 0], [50, 0, 10, 90])
-    assert chances(DualMap(), observation) == pytest.approx([1 / 6, 3 / 6, 2 / 6, 0])
+def test_dual_map_of_a_new_prefix_draws_any_two(observe):
+    # Nobody holds half. Of six pairs 1 wins three, 2 two, 0 one by fewer in flight.
+    policy = begun(DualMap())
+    observation = dual_map_observation(observe, [0, 0, 0, 0], [50, 0, 10, 90])
+    assert policy.act(observation).propensities == pytest.approx([1 / 6, 3 / 6, 2 / 6, 0])
+    assert policy.counters() == {"missed": 1}
+    # What 3 holds decides its three pairs; 0 against 2 is a coin.
+    observation = dual_map_observation(observe, [0, 0, 0, 499], [50, 0, 50, 90])
+    assert chances(DualMap(), observation) == pytest.approx([0.5 / 6, 2 / 6, 0.5 / 6, 3 / 6])
 
 
 def test_dual_map_stays_with_the_holder_up_to_the_budget(observe):
-    observation = dual_map_observation(observe, [64, 800, 0], [0, 65_336, 0])  # 65,336 + 200 = 65,536
+    observation = dual_map_observation(observe, [500, 800, 0], [0, 65_336, 0])  # 65,336 + 200 = 65,536
     assert chances(DualMap(), observation) == [0, 1, 0]
-    observation = dual_map_observation(observe, [64, 800, 0], [0, 65_337, 0])
-    policy = begun(DualMap())
-    assert policy.act(observation).propensities.tolist() == [1, 0, 0]  # the other holder of the prefix
-    assert policy.counters() == {"overloaded": 1}
+    observation = dual_map_observation(observe, [500, 800, 0], [0, 65_337, 0])
+    assert chances(DualMap(), observation) == [1, 0, 0]  # the other holder
     assert chances(DualMap(max_pending_tokens=70_000), observation) == [0, 1, 0]
 
 
@@ -228,5 +233,5 @@ def test_dual_map_alone(observe):
 
 
 def test_dual_map_of_holders_alike_is_the_better_of_two_of_them(observe):
-    observation = dual_map_observation(observe, [500, 100, 500, 500], [9, 0, 4, 6])
+    observation = dual_map_observation(observe, [600, 100, 600, 600], [9, 0, 4, 6])
     assert chances(DualMap(), observation) == pytest.approx([0, 0, 2 / 3, 1 / 3])
