@@ -9,6 +9,7 @@ import pytest
 
 from agents.bandits.linucb import LinUCB
 from agents.bandits.lodestar import Lodestar
+from agents.bandits.predicted_latency import PredictedLatency
 from agents.bandits.predictor import Training
 from agents.bandits.thompson import ThompsonSampling
 from agents.policy import Learner
@@ -24,6 +25,10 @@ def small_lodestar():
     )
 
 
+def small_predicted_latency():
+    return PredictedLatency(min_samples=150, retrain_every_s=0.05)
+
+
 def learning_lodestar():
     """Few but large steps: the toy is easy, and training on shared cores is slow."""
     training = Training(hidden_sizes=(32, 32), dropout=0.0, learning_rate=0.03, learning_rate_decay=0.85)
@@ -37,8 +42,12 @@ BANDITS = {
     "linucb_forgetting": lambda: LinUCB(forgetting=0.999),
     "thompson": ThompsonSampling,
     "lodestar": small_lodestar,
+    "predicted_latency": small_predicted_latency,
 }
 LEARNERS = {**BANDITS, "lodestar": learning_lodestar}
+del LEARNERS[
+    "predicted_latency"
+]  # it draws in proportion to headroom, so that it does not settle on the best
 
 
 @pytest.fixture(params=BANDITS)
@@ -107,6 +116,8 @@ def _arguments(bandit):
         fresh = small_lodestar()
         names = ("fallback", "training", "first_training", "retrain_every", "replay_size")
         return {**{name: getattr(fresh, name) for name in names}, "fifo_size": 200}
+    if isinstance(bandit, PredictedLatency):
+        return {"min_samples": bandit.min_samples, "retrain_every_s": bandit.retrain_every_s}
     return {}
 
 

@@ -86,6 +86,7 @@ def test_it_routes_by_a_bundle_until_it_is_told_to_end(number, folder, tmp_path)
         (["endpoints={a: http://x:1}", "router.guard.share=2"], "guard.share is 2"),
         (["endpoints={a: http://x:1}", "+router.guard.shares=2"], "takes no such key; did you mean share"),
         (["endpoints={a: http://x:1}", "agent@heuristic=linucb"], "heuristic: it learns; give a rule"),
+        (["endpoints={a: http://x:1}", "agent@heuristic=vtc"], "heuristic: it goes by outcomes"),
         (["endpoints={a: http://x:1, b: http://x:2}", "router.max_instances=1"], "there are 2 endpoints"),
     ],
 )
