@@ -164,7 +164,8 @@ class PredictedLatency:
         features = _features(rows)
         ttft_s = np.array([model.inplace_predict(features) for model in self._models], np.float64) / MS
         queued = features[:, QUEUED] > 0.0
-        return np.where(queued, ttft_s[-1], ttft_s[0])
+        predicted: Array = np.where(queued, ttft_s[-1], ttft_s[0])
+        return predicted
 
     def _chances(self, instances: Array, ttft_s: Array) -> Array:
         penalty_s = self.max_ttft_penalty_s
