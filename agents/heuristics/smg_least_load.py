@@ -19,7 +19,8 @@ class SmgLeastLoad(Heuristic):
     """``least_load`` of lightseekorg/smg at 73da68c (1.13.0), the load-only rule that corrects staleness.
 
     Rule: argmin (queued tokens + tokens sent since the poll) / throughput + 0.15 s * k / (1 - k), k being
-    the KV usage, at most 0.999. Of equals the first, as there, so ties depend on the rows' order.
+    the KV usage, at most 0.999. Of equals the first, as at 73da68c, so ties depend on the rows' order; the
+    package 1.13.0 takes a random one.
 
     Columns: ``num_tokens_sent_since_scrape`` and ``frac_kv_cache_usage`` are the router's own signals. Queued
     tokens are not observed: ``num_waiting`` times 1024, the router's own guess for a request of unknown
