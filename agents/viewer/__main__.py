@@ -2,8 +2,8 @@
 
     python -m agents.viewer run=runs/demo/evaluation policies=[lodestar,llmd_token_load] seed=57
 
-writes one HTML page that needs nothing else. It plays the fleet as it was: each instance's queue and KV cache,
-each decision with what the policy saw and how it scored the instances, and what became of the request.
+writes one HTML page that needs nothing else. It plays the fleet as it was: each instance's queue and KV
+cache, each decision with what the policy saw and how it scored the instances, and what became of the request.
 
 An emulated run needs no recording: its episodes are played once more, on the same seed, and must come out as
 they did, to the last bit of the ledger. Servers cannot be asked to do again what they did: of a run over them
@@ -48,8 +48,6 @@ def view(config: DictConfig) -> Path:
     names = ",".join(cell.policy for cell in chosen)
     about = {
         "title": f"{held.name}: {' against '.join(cell.policy for cell in chosen)}, seed {config.seed}",
-        "run": str(run),
-        "seed": config.seed,
         "command": f"python -m agents.viewer run={run} policies=[{names}] seed={config.seed}",
         "notes": cells.read(run, chosen[0])[1]["workload_notes"],
         "warmup_s": held.warmup_s,
@@ -93,7 +91,8 @@ def _check_cells(run: Path, held: DictConfig, chosen: list[Cell]) -> None:
     """Refuse seeds that the run does not have, and cells that it has not."""
     for cell in chosen:
         if cell.seed not in held.seeds:
-            raise ConfigError(f"seed: {cell.seed} is none of the run's ({', '.join(map(str, held.seeds))})")
+            there = ", ".join(str(seed) for seed in held.seeds)
+            raise ConfigError(f"seed: {cell.seed} must be one of the run's ({there})")
         if not cell.path(run).exists():
             raise ConfigError(f"run: {cell.path(run)} is missing: the run is not done; take it up again")
 

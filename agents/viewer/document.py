@@ -10,10 +10,8 @@ from string import Template
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
-from agents.viewer.episode import Episode
+from agents.viewer.episode import NOBODY, Episode, partners
 from agents.viewer.fleet_over_time import STATUSES
 from agents.viewer.packing import floats, whole
 from envs.observation import INSTANCE_FEATURES, REQUEST_FEATURES, Feature
@@ -58,8 +56,8 @@ def page(about: Mapping[str, Any], episodes: Sequence[Episode]) -> str:
     """The whole page.
 
     Args:
-        about: ``title``, ``run``, ``seed``, ``command``, ``notes`` (of the workload, a list), ``warmup_s``, and
-            ``is_replayed``: whether the fleet is known as it was, not only as it was scraped.
+        about: ``title``, ``command``, ``notes`` (of the workload, a list), ``warmup_s``, and ``is_replayed``:
+            whether the fleet is known as it was, not only as it was scraped.
         episodes: One, or two on the same requests.
     """
     data = {
@@ -98,9 +96,11 @@ def _packed(episode: Episode, other: Episode | None) -> dict[str, Any]:
     failures = sorted({"", *decisions["failure"]})
     columns = {name: whole(decisions[name]) for name in _WHOLE}
     columns |= {name: whole(decisions[name].fillna(NEVER), TIME_STEP_S) for name in _TIMES}
-    columns["propensity"] = whole(episode.decisions["propensity"], SHARE_STEP)
+    columns["propensity"] = whole(decisions["propensity"], SHARE_STEP)
     columns["failure"] = whole([failures.index(failure) for failure in decisions["failure"]])
-    columns["partner"] = whole(_partners(decisions, None if other is None else other.decisions))
+    columns["partner"] = whole(
+        np.full(len(decisions), NOBODY) if other is None else partners(decisions, other.decisions)
+    )
     return {
         "policy": episode.policy,
         "names": episode.names,
@@ -127,23 +127,3 @@ def _packed(episode: Episode, other: Episode | None) -> dict[str, Any]:
             "slowdown": whole(fleet.slowdown.T, 0.01),
         },
     }
-
-
-def _partners(decisions: pd.DataFrame, others: pd.DataFrame | None) -> NDArray[np.int64]:
-    """The decision by which the other policy dealt with the same request in the end, -1 where none did.
-
-    In a closed loop the n-th request of two episodes is not the same one: there a session's turns are.
-    """
-    none = np.full(len(decisions), -1)
-    if others is None:
-        return none
-    content = ["request_id", "arrived_at_s", "num_prompt_tokens"]
-    one, other = (
-        held[~held["is_retried"].astype(bool)].sort_values("request_id") for held in (decisions, others)
-    )
-    same = np.array_equal(one[content].to_numpy(), other[content].to_numpy())
-    key = ["request_id"] if same else ["session_id", "turn"]
-    known = other[other["session_id"] >= 0] if not same else other
-    places = known.drop_duplicates(key, keep=False).set_index(key)["decision_id"]
-    found = places.reindex(pd.MultiIndex.from_frame(decisions[key]) if not same else decisions["request_id"])
-    return found.fillna(-1).to_numpy(np.int64)

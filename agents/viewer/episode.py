@@ -32,6 +32,8 @@ from envs.observation import (
     REQUEST_FEATURES,
 )
 
+NOBODY = -1
+"""Stands for a decision that there is not."""
 _OF_RECORDING = ("at_s", "router", "request_id", "session_id", "turn", "slo_ttft_s", "slo_tpot_s")
 _MATRICES = ("instances", "request", "mask", "scores", "propensities")
 
@@ -97,6 +99,32 @@ def recorded(directory: Path, cell: Cell) -> Episode:
             " cannot be shown; evaluate with record=true"
         )
     return _episode(cell, Recording(path), cells.read(directory, cell)[0], None)
+
+
+def partners(decisions: pd.DataFrame, others: pd.DataFrame) -> NDArray[np.int64]:
+    """By which decision another policy dealt with the same request in the end, ``NOBODY`` where by none.
+
+    The n-th request of both is the same one where it arrived at the same instant in both. In a closed loop,
+    where a user's next request waits for the last answer, they are told by their session and turn instead.
+
+    Args:
+        decisions: Of one episode, as in ``Episode``.
+        others: Of the other.
+
+    Returns:
+        Ids of the other's decisions, ``[num_decisions]``.
+    """
+    first, last = (
+        held[~held["is_retried"].astype(bool)].sort_values("request_id") for held in (decisions, others)
+    )
+    content = ["request_id", "arrived_at_s", "num_prompt_tokens"]
+    if np.array_equal(first[content].to_numpy(), last[content].to_numpy()):
+        key = ["request_id"]
+    else:
+        key, last = ["session_id", "turn"], last[last["session_id"] >= 0]
+    ids = last.drop_duplicates(key, keep=False)[[*key, "decision_id"]]
+    found = decisions[key].merge(ids, "left", key)["decision_id"]
+    return found.fillna(NOBODY).to_numpy(np.int64)
 
 
 def _episode(cell: Cell, recording: Recording, ledger: pd.DataFrame, fleet: FleetOverTime | None) -> Episode:
