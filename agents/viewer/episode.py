@@ -124,7 +124,8 @@ def partners(decisions: pd.DataFrame, others: pd.DataFrame) -> NDArray[np.int64]
         key, last = ["session_id", "turn"], last[last["session_id"] >= 0]
     ids = last.drop_duplicates(key, keep=False)[[*key, "decision_id"]]
     found = decisions[key].merge(ids, "left", key)["decision_id"]
-    return found.fillna(NOBODY).to_numpy(np.int64)
+    ids_of: NDArray[np.int64] = found.fillna(NOBODY).to_numpy(np.int64)
+    return ids_of
 
 
 def _episode(cell: Cell, recording: Recording, ledger: pd.DataFrame, fleet: FleetOverTime | None) -> Episode:

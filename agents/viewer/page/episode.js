@@ -39,8 +39,10 @@ class Episode {
     this.sumTtft_s = told(served, known, (each) => this.ttft_s[each]);
     this.numTokens = told(last, known, (each) => this.num_prompt_tokens[each]);
     this.numCached = told(last, known, (each) => this.num_cached_tokens[each]);
-    this.numEnded = told(last, ended, one);
-    this.numMet = told(last, ended, (each) => this.slo_met[each]);
+    const isTooLate = (each) => this.ttft_s[each] < 0 || this.ttft_s[each] > this.slo_ttft_s[each];
+    const judged = (each) => Math.min(ended(each), isTooLate(each) ? this.arrived_at_s[each] + this.slo_ttft_s[each] : Infinity);
+    this.numJudged = told(last, judged, one);
+    this.numMet = told(last, judged, (each) => this.slo_met[each]);
     this.numFailed = told(last.filter((each) => this.failure[each]), ended, one);
     this.numRetried = told([...this.at_s.keys()].filter((each) => this.is_retried[each]), ended, one);
     this.waiting = totals(last.flatMap((each) => [[this.arrived_at_s[each], 1], [known(each), -1]]));

@@ -3,7 +3,7 @@
 const FIGURES = {
   ttft: ["mean TTFT", "Of all requests that were served and have had their first token by now"],
   waiting: ["waiting now", "Requests that wait for their first token"],
-  met: ["SLO met", "Requests served within their objective, of those that are done by now"],
+  met: ["SLO met", "Requests served within their objective, of those that are done, or past it, by now"],
   cached: ["cached", "Prompt tokens found in prefix caches by now, of all"],
   failed: ["failed, sent again", "Requests that failed for good by now, and attempts that failed and were made again"],
 };
@@ -71,10 +71,10 @@ class Fleet {
     if (look !== this.look) this.rows.forEach((row, instance) => row.showEngine(episode, instance, look));
     this.rows.forEach((row, instance) => row.draw(episode, instance, t, this.scales, tones));
     if (decision !== this.decision) this.showDecision(decision);
-    const served = episode.numServed.of(t), ended = episode.numEnded.of(t), tokens = episode.numTokens.of(t);
+    const served = episode.numServed.of(t), judged = episode.numJudged.of(t), tokens = episode.numTokens.of(t);
     put(this.numbers.ttft, served ? seconds(episode.sumTtft_s.of(t) / served) : NOTHING);
     put(this.numbers.waiting, whole(episode.waiting.of(t)));
-    put(this.numbers.met, ended ? share(episode.numMet.of(t) / ended) : NOTHING);
+    put(this.numbers.met, judged ? share(episode.numMet.of(t) / judged) : NOTHING);
     put(this.numbers.cached, tokens ? share(episode.numCached.of(t) / tokens) : NOTHING);
     put(this.numbers.failed, `${whole(episode.numFailed.of(t))}, ${whole(episode.numRetried.of(t))}`);
     this.decision = decision;
