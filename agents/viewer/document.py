@@ -38,9 +38,7 @@ _WHOLE = (
     "router",
     "instance",
     "request_id",
-    "session_id",
     "turn",
-    "tenant",
     "num_prompt_tokens",
     "num_output_tokens",
     "num_cached_tokens",
@@ -49,7 +47,7 @@ _WHOLE = (
     "is_retried",
     "slo_met",
 )
-_TIMES = ("at_s", "arrived_at_s", "ended_at_s", "ttft_s", "tpot_s", "slo_ttft_s", "slo_tpot_s")
+_TIMES = ("at_s", "arrived_at_s", "ended_at_s", "ttft_s", "tpot_s")
 
 
 def page(about: Mapping[str, Any], episodes: Sequence[Episode]) -> str:
@@ -96,6 +94,7 @@ def _packed(episode: Episode, other: Episode | None) -> dict[str, Any]:
     failures = sorted({"", *decisions["failure"]})
     columns = {name: whole(decisions[name]) for name in _WHOLE}
     columns |= {name: whole(decisions[name].fillna(NEVER), TIME_STEP_S) for name in _TIMES}
+    columns["slo_ttft_s"] = floats(decisions["slo_ttft_s"])  # which may be infinite
     columns["propensity"] = whole(decisions["propensity"], SHARE_STEP)
     columns["failure"] = whole([failures.index(failure) for failure in decisions["failure"]])
     columns["partner"] = whole(

@@ -34,7 +34,7 @@ from envs.observation import (
 
 NOBODY = -1
 """Stands for a decision that there is not."""
-_OF_RECORDING = ("at_s", "router", "request_id", "session_id", "turn", "slo_ttft_s", "slo_tpot_s")
+_OF_RECORDING = ("at_s", "router", "request_id", "session_id", "turn", "slo_ttft_s")
 _MATRICES = ("instances", "request", "mask", "scores", "propensities")
 
 
@@ -132,9 +132,7 @@ def _episode(cell: Cell, recording: Recording, ledger: pd.DataFrame, fleet: Flee
     made, outcomes = recording.decisions((*_OF_RECORDING, "instance", *_MATRICES)), recording.outcomes()
     ledger = ledger.reset_index(drop=True)
     if not np.array_equal(made["instance"].to_numpy(), ledger["instance"].to_numpy()):
-        raise ValueError(
-            f"{recording.directory}: it is not of {cell.policy} on seed {cell.seed}; record anew"
-        )
+        raise ValueError(f"{recording.directory}: its decisions are not the ledger's; evaluate anew")
     names = [str(traits["name"]) for traits in recording.header["instances"]]
     most, num = recording.header["max_instances"], len(names)
     decisions = ledger[list(LEDGER_COLUMNS)].assign(**{name: made[name].to_numpy() for name in _OF_RECORDING})

@@ -33,8 +33,8 @@ class Decisions {
     const episode = this.episodes[place], other = this.episodes[1 - place];
     put(this.title, `Decisions of ${episode.policy}`);
     const number = (name) => make("th", { scope: "col", class: "number" }, name);
-    const fate = () => [make("th", { scope: "col" }, "sent to"), number("TTFT")];
-    const policy = (each, side) => make("th", { colspan: 2, scope: "colgroup", class: `of${side}` }, each.policy);
+    const fate = () => [make("th", { scope: "col", class: "sent" }, "sent to"), number("TTFT")];
+    const policy = (each, side) => make("th", { colspan: 2, scope: "colgroup", class: `sent of${side}` }, each.policy);
     this.head.replaceChildren(
       make("tr", {}, make("td", { colspan: 4 }), policy(episode, place), ...(other ? [policy(other, 1 - place)] : [])),
       make("tr", {}, number(""), number("at"), number("prompt"), number("cached"), ...fate(), ...(other ? fate() : [])),
@@ -47,14 +47,14 @@ class Decisions {
         make("td", { class: "number" }, clock(episode.at_s[each])),
         make("td", { class: "number" }, brief(episode.num_prompt_tokens[each])),
         make("td", { class: "number" }, share(episode.num_cached_tokens[each] / episode.num_prompt_tokens[each])),
-        make("td", {}, short(episode.names[episode.instance[each]]), this.again(episode, each)),
+        make("td", { class: "sent" }, short(episode.names[episode.instance[each]]), this.again(episode, each)),
         this.ttft(episode, each),
       ];
       const partner = episode.partner[each];
       if (other && partner >= 0) {
         const alike = other.instance[partner] === episode.instance[each];
-        cells.push(make("td", { class: alike ? "quiet" : "" }, short(other.names[other.instance[partner]])), this.ttft(other, partner));
-      } else if (other) cells.push(make("td", {}, NOTHING), make("td", { class: "number" }, NOTHING));
+        cells.push(make("td", { class: alike ? "sent quiet" : "sent" }, short(other.names[other.instance[partner]])), this.ttft(other, partner));
+      } else if (other) cells.push(make("td", { class: "sent" }, NOTHING), make("td", { class: "number" }, NOTHING));
       const row = make("tr", each === decision ? { class: "now", "aria-current": "true" } : {}, ...cells);
       row.addEventListener("click", () => this.choose(each));
       rows.push(row);
@@ -80,7 +80,7 @@ class Decisions {
     const episode = this.episodes[place], other = this.episodes[1 - place];
     const request = `request ${whole(episode.request_id[decision])}`;
     const turn = episode.turn[decision] > 1 ? `, turn ${episode.turn[decision]} of its session` : "";
-    const router = Math.max(...episode.router) > 0 ? ` on router ${episode.router[decision]}` : "";
+    const router = episode.router.some((each) => each > 0) ? ` on router ${episode.router[decision]}` : "";
     const name = short(episode.names[episode.instance[decision]]);
     const said = [
       `${isBefore ? "The first to come" : "At"} ${clock(episode.at_s[decision])}${router}, ${request}${turn}: ` +
@@ -107,7 +107,7 @@ class Decisions {
     const sure = chance > 0.9995 ? "" : `, chosen with probability ${Number(chance.toPrecision(2))}`;
     if (number === 1) return `No other could be chosen.`;
     if (rank === 1) return `Its score was the best of ${number}${sure}.`;
-    return `Its score was the ${ordinal(rank)} of ${number}${sure}: the policy explored or fell back on another rule.`;
+    return `Its score was only the ${ordinal(rank)} of ${number}${sure}: chance, exploration or a fallback decided.`;
   }
 
   outcome(episode, decision) {

@@ -5,7 +5,7 @@ const whole = (value) => Math.round(value).toLocaleString("en");
 const share = (value) => `${(100 * value).toFixed(0)} %`;
 
 function seconds(value) {
-  if (!(value >= 0)) return NOTHING;
+  if (!(value >= 0 && value < Infinity)) return NOTHING;
   if (value < 0.0995) return `${(1000 * value).toFixed(0)} ms`;
   return `${value.toFixed(value < 9.995 ? 2 : value < 99.95 ? 1 : 0)} s`;
 }
