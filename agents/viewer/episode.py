@@ -80,8 +80,8 @@ def replayed(config: DictConfig, directory: Path, cell: Cell, num_looks: int) ->
         watched.look()  # once more, when all is over
         if difference := _first_difference(ledger, played):
             raise ValueError(
-                f"{cell.path(directory)}: played once more, {difference}. The code, the trace, what the policy"
-                " was trained to be or, where it is a network, the machine is not what it was: evaluate anew"
+                f"{cell.path(directory)}: played once more, {difference}. The code, the trace, what the"
+                " policy was trained to be or, where it is a network, the machine is another now: evaluate anew"
             )
         return _episode(cell, Recording(folder), ledger, watched.seen())
 

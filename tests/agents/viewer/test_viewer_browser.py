@@ -178,7 +178,7 @@ def test_queues_and_what_is_wrong_with_them(watcher, at_s, states):
         rows = watcher.rows(place)
         assert states in rows[0][0] + rows[1][0]
         held = f"player.episodes[{place}]"
-        look = watcher.js(f"return {held}.lookAt(arguments[0])", at_s)
+        look = np.searchsorted(watcher.values(f"{held}.fleet.at_s"), at_s, "right") - 1
         for instance, row in enumerate(rows):
             for cell, name in ((2, "num_running"), (3, "num_waiting")):
                 assert row[cell] == str(watcher.js(f"return {held}.ofFleet('{name}', {instance}, {look})"))
