@@ -81,7 +81,7 @@ def replayed(config: DictConfig, directory: Path, cell: Cell, num_looks: int) ->
         if difference := _first_difference(ledger, played):
             raise ValueError(
                 f"{cell.path(directory)}: played once more, {difference}. The code, the trace, what the"
-                " policy was trained to be or, where it is a network, the machine is another now: evaluate anew"
+                " policy was trained to be, or the machine of a network's is another now: evaluate anew"
             )
         return _episode(cell, Recording(folder), ledger, watched.seen())
 
