@@ -80,8 +80,8 @@ def replayed(config: DictConfig, directory: Path, cell: Cell, num_looks: int) ->
         watched.look()  # once more, when all is over
         if difference := _first_difference(ledger, played):
             raise ValueError(
-                f"{cell.path(directory)}: played once more, {difference}. The code, the trace, what the"
-                " policy was trained to be, or the machine of a network's is another now: evaluate anew"
+                f"{cell.path(directory)}: played once more, {difference}. The code, the trace or what the"
+                " policy was trained to be (of a network, the machine too) is another now: evaluate anew"
             )
         return _episode(cell, Recording(folder), ledger, watched.seen())
 
