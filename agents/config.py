@@ -136,6 +136,17 @@ class OpeConfig:
     seed: int = MISSING
 
 
+@dataclass
+class ViewerConfig:
+    """``conf/viewer.yaml``."""
+
+    run: Optional[str] = None  # noqa: UP045 (OmegaConf's own form)
+    policies: Any = None
+    seed: Optional[int] = None  # noqa: UP045
+    directory: Optional[str] = None  # noqa: UP045
+    num_looks: int = MISSING
+
+
 def register() -> None:
     """Make the schemas known to Hydra under the names that the YAML files use."""
     store = ConfigStore.instance()
@@ -146,6 +157,7 @@ def register() -> None:
     store.store(name="serve_schema", node=ServeConfig)
     store.store(name="picker_schema", node=PickerConfig)
     store.store(name="ope_schema", node=OpeConfig)
+    store.store(name="viewer_schema", node=ViewerConfig)
 
 
 def register_policy_group() -> None:
