@@ -4,7 +4,7 @@
     python -m agents.train agent=maskable_ppo workload=mooncake seed=1
 
 The run's directory then holds the agent's checkpoint, ``config.yaml``, ``progress.json`` (the learning curve)
-and ``learning_curve.png``.
+and ``learning_curve.png``. A sweep (``-m``) that is started again leaves its finished runs as they are.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from agents.build_env import build_env
 from agents.config import register
 from agents.defences.defence import innermost, is_learned
 from agents.files import read_json, write_json
+from agents.keys import key_of, world_of
 from agents.online import learn_online
 from agents.plots import learning_curve
 from agents.policy import Trainable
-from agents.program import program
+from agents.program import is_in_sweep, program
 from agents.recording import digest, recorder_of
-from agents.run_directory import claim
+from agents.run_directory import claim, finish, is_finished
 from conf.build import ConfigError, build
 from envs.live.recorder import Recorder
 from envs.routing import RoutingEnv
@@ -111,6 +112,10 @@ def train(config: DictConfig) -> Path:
                 " agent.num_envs=1"
             )
     directory = claim(config, RELEVANT)
+    key = _key(config)
+    if is_in_sweep() and is_finished(directory, key):
+        print(f"trained before: {directory}")
+        return directory
     logger = build(config.logger, "logger", run_name=config.name, directory=directory)
     total = config.total_timesteps or getattr(agent, "total_timesteps", None)
     curve = Curve(directory / PROGRESS, logger, total)
@@ -139,8 +144,14 @@ def train(config: DictConfig) -> Path:
         curve.close()
         logger.finish()
     learning_curve(curve.rows, directory / "learning_curve.png")
+    finish(directory, key)
     print(f"trained: {directory}")
     return directory
+
+
+def _key(config: DictConfig) -> str:
+    relevant = OmegaConf.to_container(OmegaConf.masked_copy(config, list(RELEVANT)), resolve=True)
+    return key_of({"config": relevant, "world": world_of(config), "record": config.record})
 
 
 def _make_recorder(config: DictConfig, directory: Path) -> Callable[[RoutingEnv], Recorder]:
