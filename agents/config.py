@@ -62,14 +62,14 @@ class TuneConfig:
 
     name: str = MISSING
     directory: str = MISSING
-    tuned_for: str = MISSING
+    tuned_for: Optional[str] = None  # noqa: UP045 (OmegaConf's own form)
     agent_name: str = MISSING
     seed: int = MISSING
     seeds: list[int] = MISSING
     num_trials: int = MISSING
     objective: str = MISSING
     warmup_s: float = MISSING
-    total_timesteps: Optional[int] = None  # noqa: UP045 (OmegaConf's own form)
+    total_timesteps: Optional[int] = None  # noqa: UP045
     checkpoint_every: int = MISSING
     env: Any = MISSING
     cluster: Any = MISSING

@@ -26,6 +26,7 @@ from typing import Any
 
 import hydra
 import pandas as pd
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from agents.build_env import build_env
@@ -124,6 +125,16 @@ def _check(config: DictConfig) -> Space:
     return space_of(config)
 
 
+def _tuned_for(config: DictConfig) -> str:
+    """The name of the fleet and its requests; of a scenario, as the benchmark calls it."""
+    if config.tuned_for is not None:
+        return str(config.tuned_for)
+    choices = HydraConfig.get().runtime.choices
+    if config.scenario is not None:
+        return f"{choices.experiment.rpartition('/')[2]}@{config.scenario.load}"
+    return str(choices.workload)
+
+
 def _key(config: DictConfig) -> str:
     names = [*RELEVANT, "num_trials", "tuned_for"]
     relevant = OmegaConf.to_container(OmegaConf.masked_copy(config, names), resolve=True)
@@ -180,7 +191,7 @@ def _found(config: DictConfig, tried: list[Tried]) -> dict[str, Any]:
     default = tried[0]
     best = min((each for each in tried if each.state == "whole"), key=lambda each: each.relative)
     return {
-        "tuned_for": config.tuned_for,
+        "tuned_for": _tuned_for(config),
         "agent": config.agent_name,
         "settings": best.settings,
         "default": default.settings,

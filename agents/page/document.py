@@ -73,6 +73,6 @@ def _plotly() -> str:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise ImportError(
-            "the page needs plotly: pip install 'routegym[sweeps]', or 'routegym[robustness]'"
+            "the page needs plotly: pip install 'routegym[robustness]' or 'routegym[sweeps]'"
         ) from error
     return str(get_plotlyjs())

@@ -12,14 +12,20 @@
     "seeds": [1000, ...]                     of those streams
     "num_trials": {"whole": 31, "pruned": 17, "refused": 2}
     "world": "1f0c..."                       key of the fleet and its requests (``agents.keys``)
+
+The benchmark takes those of many searches in one file (``tuned=``)::
+
+    python -m agents.tuning.tuned runs/tune tuned.json
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
-from agents.files import read_json
+from agents.files import read_json, write_json
+from agents.program import program
 from agents.tuning.space import Settings
 
 NAME = "tuned.json"
@@ -60,3 +66,17 @@ def load_all(folder: Path) -> dict[str, dict[str, Settings]]:
     if not found:
         raise ValueError(f"{folder}: there is no {NAME} below it; make one by python -m agents.tune")
     return found
+
+
+def main() -> None:
+    """Gather what was found below a folder in one file: what it was tuned for -> agent -> setting -> value."""
+    parser = argparse.ArgumentParser(prog="python -m agents.tuning.tuned", description=main.__doc__)
+    parser.add_argument("folder", type=Path, help=f"of {NAME} files, at any depth")
+    parser.add_argument("file", type=Path, help="to write")
+    given = parser.parse_args()
+    with program(parser.prog):
+        write_json(given.file, load_all(given.folder))
+
+
+if __name__ == "__main__":
+    main()
