@@ -69,7 +69,7 @@ def load_all(folder: Path) -> dict[str, dict[str, Settings]]:
 
 
 def main() -> None:
-    """Gather what was found below a folder in one file: what it was tuned for -> agent -> setting -> value."""
+    """Gather what was found below a folder in one file, as the benchmark reads it."""
     parser = argparse.ArgumentParser(prog="python -m agents.tuning.tuned", description=main.__doc__)
     parser.add_argument("folder", type=Path, help=f"of {NAME} files, at any depth")
     parser.add_argument("file", type=Path, help="to write")

@@ -1,4 +1,4 @@
-"""Sweeps: their runs lie apart, side by side or on a cluster; one that was killed goes on after what is whole."""
+"""Sweeps: runs lie apart, side by side or on a cluster; one that was killed goes on after what is whole."""
 
 import os
 import signal
