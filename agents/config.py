@@ -51,6 +51,7 @@ class EvaluateConfig:
     cluster: Any = MISSING
     workload: Any = MISSING
     reward: Any = MISSING
+    logger: Any = MISSING
     world: Any = None
     record: bool = False
     policies: dict[str, Any] = field(default_factory=dict)

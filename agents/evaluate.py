@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -34,11 +35,13 @@ from agents.config import register
 from agents.defences.defence import is_learned
 from agents.files import read_json, write, write_json, write_parquet
 from agents.keys import key_of, world_of
+from agents.loggers.begin import begin_log
+from agents.loggers.logger import Logger
 from agents.metrics import figures, requests_of
 from agents.overlap import greatest_overlap
 from agents.plots import ttft_cdf, ttft_over_time
 from agents.program import is_in_sweep, program
-from agents.run_directory import claim, finish, is_finished
+from agents.run_directory import claim, files_of, finish, is_finished
 from agents.summary import markdown_table, summarise
 from conf.build import ConfigError, build
 
@@ -56,6 +59,14 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         print(f"evaluated before: {directory}")
         before: dict[str, Any] = read_json(directory / "summary.json")
         return before
+    logger = begin_log(config, directory)
+    try:
+        return _evaluate(config, directory, logger)
+    finally:
+        logger.finish()
+
+
+def _evaluate(config: DictConfig, directory: Path, logger: Logger) -> dict[str, Any]:
     made = cells.run(config, directory)
     loaded, results, curves = {}, [], []
     for cell in made:
@@ -82,6 +93,11 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     learned = [name for name in order if _learns(config, name)]
     ttft_cdf({name: _ttft_s(config, loaded, name) for name in order}, learned, directory / "ttft_cdf.png")
     ttft_over_time(curve, order, learned, directory / "ttft_over_time.png")
+    logger.log_table("results", table)
+    logger.log_table("ttft_over_time", curve)
+    of_policies = summary["policies"].items()
+    logger.log_summary({name: {key: row[0] for key, row in rows.items()} for name, rows in of_policies})
+    logger.log_files("results", files_of(directory))
     finish(directory, _key(config, {cell: side["key"] for cell, (_, side) in loaded.items()}))
     print(text)
     print(f"results: {directory}")

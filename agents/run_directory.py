@@ -32,8 +32,7 @@ def claim(config: DictConfig, compared: Iterable[str]) -> Path:
         ValueError: where the directory holds a run of another config; names the first key that differs.
     """
     directory = Path(config.directory)
-    wanted = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(wanted, dict)
+    wanted = plain(config)
     del wanted["directory"]
     remove_parts(directory)
     path = directory / CONFIG
@@ -54,6 +53,13 @@ def claim(config: DictConfig, compared: Iterable[str]) -> Path:
     return directory
 
 
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A program's whole config as plain values, all filled in."""
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    return {str(name): value for name, value in values.items()}
+
+
 def finish(directory: Path, key: str) -> None:
     """Mark a run as finished: what it holds now is its whole result, made of what ``key`` names."""
     write_json(directory / FINISHED, {"key": key, "files": _results(directory)})
@@ -66,6 +72,11 @@ def is_finished(directory: Path, key: str) -> bool:
         return False
     held = read_json(path)
     return bool(held["key"] == key and set(held["files"]) <= set(_results(directory)))
+
+
+def files_of(directory: Path) -> list[Path]:
+    """The files that lie in a run's directory, but for those in folders: the result without its details."""
+    return sorted(path for path in directory.iterdir() if path.is_file())
 
 
 def _results(directory: Path) -> list[str]:

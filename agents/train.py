@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -23,12 +22,14 @@ from agents.config import register
 from agents.defences.defence import innermost, is_learned
 from agents.files import read_json, write_json
 from agents.keys import key_of, world_of
+from agents.loggers.begin import begin_log
+from agents.loggers.logger import Logger
 from agents.online import learn_online
 from agents.plots import learning_curve
 from agents.policy import Trainable
 from agents.program import is_in_sweep, program
 from agents.recording import digest, recorder_of
-from agents.run_directory import claim, finish, is_finished
+from agents.run_directory import claim, files_of, finish, is_finished
 from conf.build import ConfigError, build
 from envs.live.recorder import Recorder
 from envs.routing import RoutingEnv
@@ -53,7 +54,7 @@ register()
 class Curve:
     """The learning curve: shown as a bar, logged, and kept in ``progress.json``."""
 
-    def __init__(self, path: Path, logger: Any, total: int | None) -> None:
+    def __init__(self, path: Path, logger: Logger, total: int | None) -> None:
         self._path, self._logger = path, logger
         self._rows: list[dict[str, float]] = read_json(path) if path.exists() else []
         self._bar = tqdm(total=total, unit=" decisions", disable=None)
@@ -116,7 +117,7 @@ def train(config: DictConfig) -> Path:
     if is_in_sweep() and is_finished(directory, key):
         print(f"trained before: {directory}")
         return directory
-    logger = build(config.logger, "logger", run_name=config.name, directory=directory)
+    logger = begin_log(config, directory)
     total = config.total_timesteps or getattr(agent, "total_timesteps", None)
     curve = Curve(directory / PROGRESS, logger, total)
     try:
@@ -140,10 +141,12 @@ def train(config: DictConfig) -> Path:
                 curve,
                 _make_recorder(config, directory) if config.record else None,
             )
+        learning_curve(curve.rows, directory / "learning_curve.png")
+        logger.log_summary(curve.rows[-1] if curve.rows else {})
+        logger.log_files("policy", files_of(directory))
     finally:
         curve.close()
         logger.finish()
-    learning_curve(curve.rows, directory / "learning_curve.png")
     finish(directory, key)
     print(f"trained: {directory}")
     return directory

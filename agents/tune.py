@@ -36,11 +36,12 @@ from agents.config import register
 from agents.defences.defence import innermost
 from agents.files import write_json, write_parquet
 from agents.keys import digest, key_of, world_of
+from agents.loggers.begin import begin_log
 from agents.metrics import LATENCIES, PERCENTILES, figures
 from agents.policy import Trainable
 from agents.program import is_in_sweep, program
 from agents.rollout import play
-from agents.run_directory import claim, finish, is_finished
+from agents.run_directory import claim, files_of, finish, is_finished
 from agents.tuning import tuned
 from agents.tuning.space import Settings, Space, defaults, space_of, with_settings
 from agents.tuning.study import Search, Tried
@@ -76,7 +77,7 @@ def tune(config: DictConfig) -> dict[str, Any]:
     if is_in_sweep() and is_finished(directory, key):
         print(f"tuned before: {directory}")
         return tuned.load(directory / tuned.NAME)
-    logger = build(config.logger, "logger", run_name=config.name, directory=directory)
+    logger = begin_log(config, directory)
     search = Search(directory / "study.journal", space, defaults(config, space), config.seeds, config.seed)
     try:
         with closing(_Player(config, directory)) as player:
@@ -86,12 +87,15 @@ def tune(config: DictConfig) -> dict[str, Any]:
                 if number == 0 and each.state != "whole":
                     raise ConfigError(f"agent: its own settings cannot be played: {each.refusal}")
                 logger.log(number, {"relative": each.relative, "num_seeds": float(len(each.values))})
+        tried = search.tried()[: config.num_trials]
+        found, trials = _found(config, tried), _table(tried)
+        write_parquet(directory / "trials.parquet", trials)
+        write_json(directory / tuned.NAME, found)
+        logger.log_table("trials", trials)
+        logger.log_summary(found)
+        logger.log_files("tuned", files_of(directory))
     finally:
         logger.finish()
-    tried = search.tried()[: config.num_trials]
-    found = _found(config, tried)
-    write_parquet(directory / "trials.parquet", _table(tried))
-    write_json(directory / tuned.NAME, found)
     finish(directory, key)
     print(f"tuned: {directory / tuned.NAME}")
     return found
