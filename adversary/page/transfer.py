@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from adversary.page.matrix import Matrix, show
 from adversary.page.verdict import Report, kind_of
 from adversary.page.wording import KINDS, LEVELS
 from agents.page.markup import absent, choice, element, filters, paragraph
+from agents.page.matrix import Matrix, show
 from agents.page.wording import change, interval, value
 
 
