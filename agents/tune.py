@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -77,15 +78,13 @@ def tune(config: DictConfig) -> dict[str, Any]:
     if is_in_sweep() and is_finished(directory, key):
         print(f"tuned before: {directory}")
         return tuned.load(directory / tuned.NAME)
-    logger = begin_log(config, directory)
     search = Search(directory / "study.journal", space, defaults(config, space), config.seeds, config.seed)
+    logger = begin_log(config, directory)
     try:
         with closing(_Player(config, directory)) as player:
             while (number := len(search.tried())) < config.num_trials:
                 each = search.run(player.objective)
                 print(f"trial {number}: {_words(each, config.objective)}")
-                if number == 0 and each.state != "whole":
-                    raise ConfigError(f"agent: its own settings cannot be played: {each.refusal}")
                 logger.log(number, {"relative": each.relative, "num_seeds": float(len(each.values))})
         tried = search.tried()[: config.num_trials]
         found, trials = _found(config, tried), _table(tried)
@@ -112,21 +111,32 @@ def _check(config: DictConfig) -> Space:
         )
     if len(set(config.seeds)) != len(config.seeds) or not config.seeds or min(config.seeds) < 0:
         raise ConfigError(f"seeds: {list(config.seeds)} must be different whole numbers from 0, at least one")
-    if config.workload.get("part", "train") != "train":
-        raise ConfigError(
-            f"workload.part: {config.workload.part!r} holds what policies are tested on; tune with"
-            " workload.part=train"
-        )
-    if config.scenario is not None:
-        if config.scenario.split != "tune":
-            raise ConfigError(f"scenario.split: {config.scenario.split!r}; tune with scenario.split=tune")
-        if seen := set(config.seeds) & set(config.scenario.seeds.test):
-            raise ConfigError(f"seeds: {sorted(seen)} are those that policies are tested on; tune on others")
+    _check_split(config)
     with closing(build_env(config)) as env:
         if not env.cluster.repeatable:
             raise ConfigError("cluster: trials are compared on the same streams, so tune on an emulated one")
     build(config.agent, "agent")
     return space_of(config)
+
+
+def _check_split(config: DictConfig) -> None:
+    """Refuse to see what policies are tested on."""
+    scenario = config.scenario
+    if scenario is None:
+        if config.workload.get("part", "train") != "train":
+            raise ConfigError(
+                f"workload.part: {config.workload.part!r} holds what policies are tested on; tune with"
+                " workload.part=train"
+            )
+        return
+    if scenario.split != "tune":
+        raise ConfigError(f"scenario.split: {scenario.split!r}; tune with scenario.split=tune")
+    if seen := set(config.seeds) & set(scenario.seeds.test):
+        raise ConfigError(f"seeds: {sorted(seen)} are those that policies are tested on; tune on others")
+    if config.warmup_s != scenario.warmup_s:
+        raise ConfigError(
+            f"warmup_s: {config.warmup_s}, and the scenario's is {scenario.warmup_s}; take that"
+        )
 
 
 def _tuned_for(config: DictConfig) -> str:
@@ -153,7 +163,10 @@ class _Player:
         self._env = build_env(config)
 
     def objective(self, settings: Settings, seed: int) -> float:
-        """The objective on the stream of a seed. Raises ``ValueError`` where settings do not fit together."""
+        """The objective, of requests that were served, on the stream of a seed.
+
+        Raises ``ValueError`` where settings do not fit together, or nobody was served.
+        """
         node = with_settings(self._config.agent, settings)
         inside = innermost(build(node, "agent"))
         trained = {}
@@ -171,7 +184,11 @@ class _Player:
             trained["tuned"] = str(folder)
         policy = build_policy(OmegaConf.create({"policies": {"tuned": node}, "trained": trained}), "tuned")
         ledger = play(self._env, policy, seed).ledger
-        return figures(ledger, len(self._env.cluster.traits), self._config.warmup_s)[self._config.objective]
+        held = figures(ledger, len(self._env.cluster.traits), self._config.warmup_s)
+        value = held[self._config.objective]
+        if not np.isfinite(value):
+            raise ValueError(f"no request was served on the stream of seed {seed}")
+        return value
 
     def close(self) -> None:
         """Close the environment."""

@@ -73,7 +73,10 @@ class Search:
         return [_tried(held) for held in self._trials("COMPLETE", "PRUNED")]
 
     def run(self, play: Play) -> Tried:
-        """Try the next settings, or go on with those that were being tried."""
+        """Try the next settings, or go on with those that were being tried.
+
+        Raises what ``play`` raises of the default.
+        """
         trial = self._begin()
         values = list(trial.user_attrs.get("values", ()))
         reported = trial.storage.get_trial(trial._trial_id).intermediate_values
@@ -83,6 +86,8 @@ class Search:
                 try:
                     values.append(play(trial.params, seed))
                 except ValueError as error:
+                    if not over:  # the default cannot be played: that is to be mended, and not remembered
+                        raise
                     return self._end(trial, "PRUNED", str(error))
                 trial.set_user_attr("values", values)
             default = over[0].values if over else values

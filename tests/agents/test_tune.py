@@ -99,12 +99,24 @@ def test_settings_that_do_not_fit_together_are_refused_and_counted(tmp_path):
     assert all(each.state != "refused" for each in found if each not in refused)
 
 
+def test_a_default_that_cannot_be_played_is_told_and_not_remembered(tmp_path):
+    def play(settings, seed):
+        raise ValueError("warmup_s is too long")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="warmup_s is too long"):
+            searched(tmp_path / "study.journal", 2, play)
+    assert searched(tmp_path / "study.journal", 2)[0].settings == DEFAULT
+
+
 def test_more_trials_go_on_from_what_is_there(tried, tmp_path):
     searched(tmp_path / "study.journal", 4)
     assert searched(tmp_path / "study.journal", 7) == tried[:7]
 
 
 # --- the program ---
+
+SCENARIO = "{split: tune, seeds: {test: [1001, 1002]}, warmup_s: 60.0}"
 
 
 def tiny(directory, *overrides):
@@ -116,7 +128,7 @@ def tiny(directory, *overrides):
         "agent=aibrix_prefix",
         "agent_name=aibrix_prefix",
         "tuned_for=tiny",
-        "seeds=[1000,1001]",
+        "seeds=[1000,1003]",
         "warmup_s=0.1",
         "num_trials=4",
         *overrides,
@@ -177,11 +189,9 @@ def flat(node, path=""):
     ("overrides", "message"),
     [
         (["workload.part=all"], r"workload.part: 'all' holds what policies are tested on; .*part=train"),
-        (["+scenario={split: test, seeds: {test: [1]}}"], r"scenario.split: 'test'; tune with .*split=tune"),
-        (
-            ["+scenario={split: tune, seeds: {test: [1001]}}"],
-            r"seeds: \[1001\] are those that policies are te",
-        ),
+        (["scenario={split: test}"], r"scenario.split: 'test'; tune with scenario.split=tune"),
+        ([f"scenario={SCENARIO}", "seeds=[1001]"], r"seeds: \[1001\] are those that policies are tested on"),
+        ([f"scenario={SCENARIO}"], r"warmup_s: 0.1, and the scenario's is 60.0; take that"),
         (["objective=frac_slo_met"], r"objective: 'frac_slo_met' is none of ttft_mean_s, "),
         (["num_trials=1"], r"num_trials \(1\) must be at least 2"),
         (["seeds=[3,3]"], r"seeds: \[3, 3\] must be different"),
