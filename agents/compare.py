@@ -51,9 +51,7 @@ def compare(paths: Sequence[Path], reference: str | None, output: Path) -> list[
     write_parquet(output / "leaderboard.parquet", tidy(columns))
     print(text)
     if len(columns) > 1:
-        print(
-            f"{len(columns)} worlds, which are not compared with each other: the page says how they differ."
-        )
+        print(f"{len(columns)} worlds, not compared with each other: the page says how they differ.")
     print(f"leaderboard: {output / 'leaderboard.html'}")
     return columns
 
