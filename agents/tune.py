@@ -143,7 +143,7 @@ def _tuned_for(config: DictConfig) -> str:
     """The name of the fleet and its requests; of a scenario, as the benchmark calls it."""
     if config.tuned_for is not None:
         return str(config.tuned_for)
-    choices = HydraConfig.get().runtime.choices
+    choices: Any = HydraConfig.get().runtime.choices
     if config.scenario is not None:
         return f"{choices.experiment.rpartition('/')[2]}@{config.scenario.load}"
     return str(choices.workload)
