@@ -29,7 +29,7 @@ from agents.plots import learning_curve
 from agents.policy import Trainable
 from agents.program import is_in_sweep, program
 from agents.recording import digest, recorder_of
-from agents.run_directory import claim, files_of, finish, is_finished
+from agents.run_directory import claim, files_of, finish, is_finished, plain
 from conf.build import ConfigError, build
 from envs.live.recorder import Recorder
 from envs.routing import RoutingEnv
@@ -153,8 +153,8 @@ def train(config: DictConfig) -> Path:
 
 
 def _key(config: DictConfig) -> str:
-    relevant = OmegaConf.to_container(OmegaConf.masked_copy(config, list(RELEVANT)), resolve=True)
-    return key_of({"config": relevant, "world": world_of(config), "record": config.record})
+    held = plain(config)
+    return key_of({"world": world_of(config), **{name: held[name] for name in (*RELEVANT, "record")}})
 
 
 def _make_recorder(config: DictConfig, directory: Path) -> Callable[[RoutingEnv], Recorder]:

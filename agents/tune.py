@@ -42,7 +42,7 @@ from agents.metrics import LATENCIES, PERCENTILES, figures
 from agents.policy import Trainable
 from agents.program import is_in_sweep, program
 from agents.rollout import play
-from agents.run_directory import claim, files_of, finish, is_finished
+from agents.run_directory import claim, files_of, finish, is_finished, plain
 from agents.tuning import tuned
 from agents.tuning.space import Settings, Space, defaults, space_of, with_settings
 from agents.tuning.study import Search, Tried
@@ -150,8 +150,8 @@ def _tuned_for(config: DictConfig) -> str:
 
 
 def _key(config: DictConfig) -> str:
-    names = [*RELEVANT, "num_trials", "tuned_for"]
-    relevant = OmegaConf.to_container(OmegaConf.masked_copy(config, names), resolve=True)
+    held = plain(config)
+    relevant = {name: held[name] for name in (*RELEVANT, "num_trials", "tuned_for")}
     return key_of({"config": relevant, "world": world_of(config)})
 
 
