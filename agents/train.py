@@ -154,7 +154,7 @@ def train(config: DictConfig) -> Path:
 
 def _key(config: DictConfig) -> str:
     held = plain(config)
-    return key_of({"world": world_of(config), **{name: held[name] for name in (*RELEVANT, "record")}})
+    return key_of({"episodes": world_of(config), **{name: held[name] for name in (*RELEVANT, "record")}})
 
 
 def _make_recorder(config: DictConfig, directory: Path) -> Callable[[RoutingEnv], Recorder]:
