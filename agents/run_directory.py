@@ -76,7 +76,7 @@ def is_finished(directory: Path, key: str) -> bool:
 
 def files_of(directory: Path) -> list[Path]:
     """The files that lie in a run's directory, but for those in folders: the result without its details."""
-    return sorted(path for path in directory.iterdir() if path.is_file())
+    return sorted(path for path in directory.iterdir() if path.is_file() and path.name != FINISHED)
 
 
 def _results(directory: Path) -> list[str]:
