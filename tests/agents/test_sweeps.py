@@ -56,7 +56,8 @@ def expect_trained_as_alone(found, tmp_path):
     for total, directory in found.items():
         alone = tmp_path / f"alone-{total}"
         train(configured("train", alone, *TINY, *LONG, f"total_timesteps={total}"))
-        assert files(alone) == files(directory)
+        # Of an episode that ended as the run was killed, the curve may lack the point; what was learned does not.
+        assert files(alone, "progress.json", "*.png") == files(directory, "progress.json", "*.png")
 
 
 def test_a_killed_sweep_goes_on_after_what_is_finished(tmp_path):
