@@ -56,7 +56,7 @@ def expect_trained_as_alone(found, tmp_path):
     for total, directory in found.items():
         alone = tmp_path / f"alone-{total}"
         train(configured("train", alone, *TINY, *LONG, f"total_timesteps={total}"))
-        # The curve may lack the point of an episode that ended as the run was killed; what was learned is whole.
+        # The curve may lack the point of an episode that ended as the run was killed; the result is whole.
         assert files(alone, "progress.json", "*.png") == files(directory, "progress.json", "*.png")
 
 
