@@ -102,6 +102,7 @@ def defaults(config: DictConfig, space: Space) -> Settings:
 def with_settings(agent: DictConfig, settings: Settings) -> DictConfig:
     """A copy of an agent's config with these settings."""
     copied = OmegaConf.create(OmegaConf.to_container(agent, resolve=True))
+    assert isinstance(copied, DictConfig)
     for name, value in settings.items():
         OmegaConf.update(copied, name, value)
     return copied
