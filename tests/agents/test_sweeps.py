@@ -92,7 +92,9 @@ def test_settings_of_launchers_are_known_to_them(launcher):
 
 @pytest.mark.sweeps
 @pytest.mark.parametrize(
-    "launcher", [["submitit_local"], ["ray_cluster", "hydra.launcher.ray.init.address=local"]]
+    "launcher",
+    [["submitit_local"], ["ray_cluster", "hydra.launcher.ray.init.address=local"]],
+    ids=["slurm", "ray"],
 )
 def test_a_cluster_trains_as_one_process_does(launcher, tmp_path):
     chosen = [f"hydra/launcher={launcher[0]}", *launcher[1:]]
