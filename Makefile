@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router reliability memory many-routers served fuzz parity plugs golden lint types clean
+.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router reliability memory many-routers served fuzz parity plugs sweeps golden lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -148,6 +148,17 @@ plugs: $(VENV)/.installed  ## Run other routers with a bundle's plugs, each in a
 golden: $(VENV)/.installed  ## Compare our rules with the real routers' choices, each router in an environment of its own.
 	$(BIN)/python -m tests.agents.heuristics.golden.run
 
+# On top of .venv: the launcher wants older versions of two packages than all else.
+.venv-ray/.installed: $(VENV)/.installed constraints-ray.txt
+	test -x .venv-ray/bin/python || $(BIN)/python -m venv .venv-ray
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > "$$(.venv-ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
+	.venv-ray/bin/python -m pip install --quiet --no-deps --requirement constraints-ray.txt
+	touch $@
+
+sweeps: .venv-ray/.installed  ## Sweep on a local Ray cluster, and by jobs as Slurm's (two minutes).
+	.venv-ray/bin/python -m pytest -m sweeps tests/agents/test_sweeps.py
+
 lint: $(VENV)/.installed  ## Check style and docstrings.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -156,4 +167,4 @@ types: $(VENV)/.installed  ## Check types.
 	$(BIN)/mypy
 
 clean:  ## Remove the environment and the caches.
-	rm -rf $(VENV) .venv-vllm .venv-peers .venv-plugs-* .venv-golden-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-vllm .venv-ray .venv-peers .venv-plugs-* .venv-golden-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

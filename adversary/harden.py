@@ -25,12 +25,12 @@ from adversary.cells import CLEAN, Cell, fill, read
 from adversary.config import register
 from adversary.config_check import check
 from adversary.finding import WORLD, find_attacks
-from adversary.page.wording import interval
 from adversary.scenario import Scenario
 from agents.comparison import mean_over_seeds, relative_difference
 from agents.defences.defence import is_learned
 from agents.files import write, write_json
 from agents.markdown import table
+from agents.page.wording import interval
 from agents.program import program
 from agents.run_directory import claim
 from agents.train import train

@@ -12,12 +12,11 @@ null where there is none within the sweep. What is absent or empty is told as no
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
-from importlib.resources import files
 from typing import Any
 
 from adversary.page import attackers, attacks, defences, method, overview, sweeps, traces, training, transfer
-from adversary.page.markup import element, heading
+from agents.page.document import document
+from agents.page.markup import element
 
 TABS = {
     "overview": ("Overview", overview.tab),
@@ -40,71 +39,11 @@ def page(report: Mapping[str, Any]) -> str:
         ValueError: A figure of the report is not finite; write null instead.
     """
     title = str(report.get("title") or "Robustness report")
-    held = files("adversary.page")
-    style, script = (held.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    command = report.get("command")
-    body = [
-        element(
-            "header",
-            heading(1, title),
-            element("p", "Made by ", element("code", escape(str(command))), class_="note") if command else "",
-        ),
-        element(
-            "main",
-            element(
-                "section",
-                element(
-                    "h2", "How wrong may its signals be before it is worse than round robin?", id="verdicts"
-                ),
-                overview.headline(report),
-                aria_labelledby="verdicts",
-            ),
-            _tabs(),
-            *(_panel(name, words, tab(report)) for name, (words, tab) in TABS.items()),
-        ),
-        element("script", _plotly()),
-        element("script", script),
-    ]
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title><style>{style}</style>"
-    )
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{"".join(body)}</body></html>\n'
-
-
-def _tabs() -> str:
-    buttons = [
-        element(
-            "button",
-            escape(words),
-            role="tab",
-            type="button",
-            id=f"tab-{name}",
-            aria_controls=name,
-            aria_selected="true" if place == 0 else "false",
-            tabindex=0 if place == 0 else -1,
-        )
-        for place, (name, (words, _)) in enumerate(TABS.items())
-    ]
-    return element("div", *buttons, role="tablist", aria_label="Parts of the report")
-
-
-def _panel(name: str, words: str, inside: str) -> str:
-    return element(
+    verdicts = element(
         "section",
-        heading(2, words),
-        inside,
-        role="tabpanel",
-        id=name,
-        aria_labelledby=f"tab-{name}",
-        tabindex=0,
+        element("h2", "How wrong may its signals be before it is worse than round robin?", id="verdicts"),
+        overview.headline(report),
+        aria_labelledby="verdicts",
     )
-
-
-def _plotly() -> str:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise ImportError("the report needs plotly: pip install 'routegym[robustness]'") from error
-    return str(get_plotlyjs())
+    tabs = {name: (words, tab(report)) for name, (words, tab) in TABS.items()}
+    return document(title, str(report.get("command") or ""), verdicts, tabs)

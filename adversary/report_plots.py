@@ -15,13 +15,14 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from adversary.page.attackers import Comparison, comparisons, title_of
 from adversary.page.attacks import CLEAN, SHOWN
 from adversary.page.overview import SERIES
-from adversary.page.palette import COLOURS, GREY, HEAT, MARKERS, doublings, luminance, styles
 from adversary.page.sweeps import crossing
 from adversary.page.traces import MAX_KNOBS, positions, thinned
 from adversary.page.training import set_in_words
 from adversary.page.verdict import Report, yardstick
-from adversary.page.wording import ATTACKERS, LEVELS, change, percent, value
+from adversary.page.wording import ATTACKERS, LEVELS
 from agents.files import write
+from agents.page.palette import COLOURS, GREY, HEAT, MARKERS, doublings, luminance, styles
+from agents.page.wording import change, percent, value
 
 LINES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 POINTS = {

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any
 
-from adversary.page.wording import interval
 from agents.markdown import table
+from agents.page.wording import interval
 
 
 def markdown_table(report: Mapping[str, Any]) -> str:

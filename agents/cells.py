@@ -87,7 +87,7 @@ def add_counters(totals: dict[str, float], counted: Mapping[str, float]) -> None
 
 def run(config: DictConfig, directory: Path) -> list[Cell]:
     """Make the cells of all policies and seeds that are not there, or not recorded as asked; return all."""
-    keys = _keys(config)
+    keys = keys_of(config)
     missing = []
     for cell, key in keys.items():
         held = _held_key(cell.path(directory))
@@ -104,7 +104,8 @@ def run(config: DictConfig, directory: Path) -> list[Cell]:
     return list(keys)
 
 
-def _keys(config: DictConfig) -> dict[Cell, str]:
+def keys_of(config: DictConfig) -> dict[Cell, str]:
+    """The key of each cell that is asked for."""
     return {
         Cell(policy, seed): key_of({**made, "seed": seed})
         for policy, made in made_of(config).items()

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 import conf
+from agents.run_directory import folder_name
 
 
 @dataclass
@@ -50,9 +51,36 @@ class EvaluateConfig:
     cluster: Any = MISSING
     workload: Any = MISSING
     reward: Any = MISSING
+    logger: Any = MISSING
     world: Any = None
     record: bool = False
     policies: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TuneConfig:
+    """``conf/tune.yaml``."""
+
+    name: str = MISSING
+    directory: str = MISSING
+    tuned_for: Optional[str] = None  # noqa: UP045 (OmegaConf's own form)
+    agent_name: str = MISSING
+    seed: int = MISSING
+    seeds: list[int] = MISSING
+    num_trials: int = MISSING
+    objective: str = MISSING
+    warmup_s: float = MISSING
+    total_timesteps: Optional[int] = None  # noqa: UP045
+    checkpoint_every: int = MISSING
+    env: Any = MISSING
+    cluster: Any = MISSING
+    workload: Any = MISSING
+    reward: Any = MISSING
+    agent: Any = MISSING
+    logger: Any = MISSING
+    world: Any = None
+    scenario: Any = None
+    space: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -148,10 +176,12 @@ class ViewerConfig:
 
 
 def register() -> None:
-    """Make the schemas known to Hydra under the names that the YAML files use."""
+    """Make what the YAML files name known to Hydra: the schemas, and how a run of a sweep is called."""
+    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="tune_schema", node=TuneConfig)
     store.store(name="fidelity_schema", node=FidelityConfig)
     store.store(name="export_schema", node=ExportConfig)
     store.store(name="serve_schema", node=ServeConfig)

@@ -11,11 +11,16 @@ Every policy routes the stream of every seed, alone with a fresh cluster. In the
 * ``table.md``, ``ttft_cdf.png``, ``ttft_over_time.png`` and its numbers as Parquet.
 
 All but the decision times in ``cells/*.json`` and ``table.md`` are the same bytes for the same config.
+
+A sweep (``-m``) that is started again leaves its finished runs as they are; ``agents.compare`` makes one page
+of them all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -28,12 +33,15 @@ from agents.build_env import build_env
 from agents.cells import Cell, build_policy
 from agents.config import register
 from agents.defences.defence import is_learned
-from agents.files import write, write_json, write_parquet
+from agents.files import read_json, write, write_json, write_parquet
+from agents.keys import key_of, world_of
+from agents.loggers.begin import begin_log
+from agents.loggers.logger import Logger
 from agents.metrics import figures, requests_of
 from agents.overlap import greatest_overlap
 from agents.plots import ttft_cdf, ttft_over_time
-from agents.program import program
-from agents.run_directory import claim
+from agents.program import is_in_sweep, program
+from agents.run_directory import claim, files_of, finish, is_finished
 from agents.summary import markdown_table, summarise
 from conf.build import ConfigError, build
 
@@ -47,6 +55,18 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     """Evaluate as configured; return the summary."""
     _check(config)
     directory = claim(config, WORLD)
+    if is_in_sweep() and is_finished(directory, _key(config, cells.keys_of(config))):
+        print(f"evaluated before: {directory}")
+        before: dict[str, Any] = read_json(directory / "summary.json")
+        return before
+    logger = begin_log(config, directory)
+    try:
+        return _evaluate(config, directory, logger)
+    finally:
+        logger.finish()
+
+
+def _evaluate(config: DictConfig, directory: Path, logger: Logger) -> dict[str, Any]:
     made = cells.run(config, directory)
     loaded, results, curves = {}, [], []
     for cell in made:
@@ -73,6 +93,12 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     learned = [name for name in order if _learns(config, name)]
     ttft_cdf({name: _ttft_s(config, loaded, name) for name in order}, learned, directory / "ttft_cdf.png")
     ttft_over_time(curve, order, learned, directory / "ttft_over_time.png")
+    logger.log_table("results", table)
+    logger.log_table("ttft_over_time", curve)
+    of_policies = summary["policies"].items()
+    logger.log_summary({name: {key: row[0] for key, row in rows.items()} for name, rows in of_policies})
+    logger.log_files("results", files_of(directory))
+    finish(directory, _key(config, {cell: side["key"] for cell, (_, side) in loaded.items()}))
     print(text)
     print(f"results: {directory}")
     return summary
@@ -103,6 +129,12 @@ def _check(config: DictConfig) -> None:
             )
     for name in names:
         build_policy(config, name)
+
+
+def _key(config: DictConfig, of_cells: Mapping[Cell, str]) -> str:
+    """The key of the whole run."""
+    shown = {name: config[name] for name in ("warmup_s", "window_s", "reference", "record")}
+    return key_of({"cells": {f"{cell.policy}-{cell.seed}": key for cell, key in of_cells.items()}, **shown})
 
 
 def _learns(config: DictConfig, name: str) -> bool:
@@ -140,6 +172,7 @@ def _circumstances(config: DictConfig, loaded: Any) -> dict[str, Any]:
             cells.add_counters(of_cluster.setdefault(cell.policy, {}), of_cell)
     live = {"cluster_counters": of_cluster} if of_cluster else {}  # an emulated cluster has none
     return live | {
+        "world": key_of(world_of(config)),
         "warmup_s": config.warmup_s,
         "workload_notes": loaded[Cell(first, config.seeds[0])][1]["workload_notes"],
         "greatest_overlap": overlap._asdict() if overlap else None,

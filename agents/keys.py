@@ -16,8 +16,8 @@ from agents.export.runtime import SCHEMA
 from conf.build import build
 
 
-def made_of(config: DictConfig) -> dict[str, dict[str, Any]]:
-    """Policy -> all that its episodes follow from, but for their seed: world, requests, policy, training.
+def world_of(config: DictConfig) -> dict[str, Any]:
+    """All that the episodes of any policy follow from, but for their seed: the fleet and its requests.
 
     Files that the config names count by what they hold.
     """
@@ -30,6 +30,12 @@ def made_of(config: DictConfig) -> dict[str, dict[str, Any]]:
     if "endpoints" in config.cluster:  # the same file may come to name other servers
         world["instances"] = [asdict(traits) for traits in build(config.cluster, "cluster").traits]
     world["trace"] = digest(*(getattr(trace, field.name) for field in fields(trace))) if trace else ""
+    return world
+
+
+def made_of(config: DictConfig) -> dict[str, dict[str, Any]]:
+    """Policy -> all that its episodes follow from, but for their seed: world, requests, policy, training."""
+    world = world_of(config)
     made = {}
     for name, node in config.policies.items():
         policy = OmegaConf.to_container(node, resolve=True)

@@ -29,6 +29,11 @@ def use_one_thread() -> None:
         torch.set_num_threads(1)
 
 
+def is_in_sweep() -> bool:
+    """Whether this run is one of many that Hydra was asked for (``-m``)."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def _is_interrupt(error: BaseException | None) -> bool:
     """Whether a signal caused it: one that comes in compiled code surfaces as a SystemError, or two."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
@@ -56,7 +61,7 @@ def program(name: str) -> Iterator[None]:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         print(f"{name}: {error}", file=sys.stderr)
-        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        if is_in_sweep():
             raise  # Hydra goes on with the sweep's other jobs, and fails at its end
         sys.exit(2)
     finally:

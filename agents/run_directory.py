@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,14 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from agents.files import remove_parts, write
+from agents.files import read_json, remove_parts, write, write_json
 
 CONFIG = "config.yaml"
+FINISHED = "finished.json"
+NOT_RESULTS = "wandb"
+"""Folder of a logger's files, which may change after the run."""
+MAX_NAME = 120
+"""Characters of a folder's name that tell what is in it; file systems allow 255 bytes."""
 
 
 def claim(config: DictConfig, compared: Iterable[str]) -> Path:
@@ -25,8 +32,7 @@ def claim(config: DictConfig, compared: Iterable[str]) -> Path:
         ValueError: where the directory holds a run of another config; names the first key that differs.
     """
     directory = Path(config.directory)
-    wanted = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(wanted, dict)
+    wanted = plain(config)
     del wanted["directory"]
     remove_parts(directory)
     path = directory / CONFIG
@@ -45,6 +51,48 @@ def claim(config: DictConfig, compared: Iterable[str]) -> Path:
                 )
     write(path, lambda temporary: OmegaConf.save(OmegaConf.create(wanted), temporary))
     return directory
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A program's whole config as plain values, all filled in."""
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    return {str(name): value for name, value in values.items()}
+
+
+def finish(directory: Path, key: str) -> None:
+    """Mark a run as finished: what it holds now is its whole result, made of what ``key`` names."""
+    write_json(directory / FINISHED, {"key": key, "files": _results(directory)})
+
+
+def is_finished(directory: Path, key: str) -> bool:
+    """Whether the directory holds the whole result of a run of this key: each file is whole or not there."""
+    path = directory / FINISHED
+    if not path.exists():
+        return False
+    held = read_json(path)
+    return bool(held["key"] == key and set(held["files"]) <= set(_results(directory)))
+
+
+def files_of(directory: Path) -> list[Path]:
+    """The files that lie in a run's directory, but for those in folders: the result without its details."""
+    return sorted(path for path in directory.iterdir() if path.is_file() and path.name != FINISHED)
+
+
+def _results(directory: Path) -> list[str]:
+    """Paths of the files of a run's result, in it."""
+    names = (str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+    return sorted(name for name in names if name != FINISHED and not name.startswith(NOT_RESULTS))
+
+
+def folder_name(overrides: str) -> str:
+    """A folder for a run of a sweep, named by what its command line says of it, the same in every sweep.
+
+    Args:
+        overrides: ``key=value,key=value``, as Hydra has it, in the order of the keys.
+    """
+    readable = re.sub(r"[^A-Za-z0-9_.,=+@-]+", "_", overrides)[:MAX_NAME].strip("_,")
+    return f"{readable}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
 
 
 def _first_difference(held: Any, wanted: Any, path: str) -> str:

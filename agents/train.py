@@ -4,7 +4,7 @@
     python -m agents.train agent=maskable_ppo workload=mooncake seed=1
 
 The run's directory then holds the agent's checkpoint, ``config.yaml``, ``progress.json`` (the learning curve)
-and ``learning_curve.png``.
+and ``learning_curve.png``. A sweep (``-m``) that is started again leaves its finished runs as they are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -22,12 +21,15 @@ from agents.build_env import build_env
 from agents.config import register
 from agents.defences.defence import innermost, is_learned
 from agents.files import read_json, write_json
+from agents.keys import key_of, world_of
+from agents.loggers.begin import begin_log
+from agents.loggers.logger import Logger
 from agents.online import learn_online
 from agents.plots import learning_curve
 from agents.policy import Trainable
-from agents.program import program
+from agents.program import is_in_sweep, program
 from agents.recording import digest, recorder_of
-from agents.run_directory import claim
+from agents.run_directory import claim, files_of, finish, is_finished, plain
 from conf.build import ConfigError, build
 from envs.live.recorder import Recorder
 from envs.routing import RoutingEnv
@@ -52,7 +54,7 @@ register()
 class Curve:
     """The learning curve: shown as a bar, logged, and kept in ``progress.json``."""
 
-    def __init__(self, path: Path, logger: Any, total: int | None) -> None:
+    def __init__(self, path: Path, logger: Logger, total: int | None) -> None:
         self._path, self._logger = path, logger
         self._rows: list[dict[str, float]] = read_json(path) if path.exists() else []
         self._bar = tqdm(total=total, unit=" decisions", disable=None)
@@ -111,7 +113,11 @@ def train(config: DictConfig) -> Path:
                 " agent.num_envs=1"
             )
     directory = claim(config, RELEVANT)
-    logger = build(config.logger, "logger", run_name=config.name, directory=directory)
+    key = _key(config)
+    if is_in_sweep() and is_finished(directory, key):
+        print(f"trained before: {directory}")
+        return directory
+    logger = begin_log(config, directory)
     total = config.total_timesteps or getattr(agent, "total_timesteps", None)
     curve = Curve(directory / PROGRESS, logger, total)
     try:
@@ -135,12 +141,20 @@ def train(config: DictConfig) -> Path:
                 curve,
                 _make_recorder(config, directory) if config.record else None,
             )
+        learning_curve(curve.rows, directory / "learning_curve.png")
+        logger.log_summary(curve.rows[-1] if curve.rows else {})
+        logger.log_files("policy", files_of(directory))
     finally:
         curve.close()
         logger.finish()
-    learning_curve(curve.rows, directory / "learning_curve.png")
+    finish(directory, key)
     print(f"trained: {directory}")
     return directory
+
+
+def _key(config: DictConfig) -> str:
+    held = plain(config)
+    return key_of({"episodes": world_of(config), **{name: held[name] for name in (*RELEVANT, "record")}})
 
 
 def _make_recorder(config: DictConfig, directory: Path) -> Callable[[RoutingEnv], Recorder]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from adversary.page.markup import Row, absent, choice, element, figure, filters, heading, paragraph, table
-from adversary.page.palette import COLOURS, MARKERS
 from adversary.page.verdict import Report, kind_of
-from adversary.page.wording import ATTACKERS, KINDS, NOTHING, plain, value
+from adversary.page.wording import ATTACKERS, KINDS
+from agents.page.markup import Row, absent, choice, element, figure, filters, heading, paragraph, table
+from agents.page.palette import COLOURS, MARKERS
+from agents.page.wording import NOTHING, plain, value
 
 
 class Comparison(NamedTuple):

@@ -5,21 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from adversary.page.markup import Row, absent, choice, filters, folded, heading, paragraph, table
-from adversary.page.matrix import Matrix, show
 from adversary.page.verdict import Report, kind_of
-from adversary.page.wording import (
-    ATTACKERS,
-    FORMS,
-    KINDS,
-    LEVELS,
-    METRICS,
-    NOTHING,
-    change,
-    interval,
-    plain,
-    value,
-)
+from adversary.page.wording import ATTACKERS, FORMS, KINDS, LEVELS, METRICS
+from agents.page.markup import Row, absent, choice, filters, folded, heading, paragraph, table
+from agents.page.matrix import Matrix, show
+from agents.page.wording import NOTHING, change, interval, plain, value
 
 CLEAN = "clean"
 SHOWN = {

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from adversary.page.markup import Row, absent, element, folded, heading, paragraph, table
 from adversary.page.verdict import Report
-from adversary.page.wording import KINDS, LEVELS, NOTHING, change, interval, plain, seconds, value
+from adversary.page.wording import KINDS, LEVELS
+from agents.page.markup import Row, absent, element, folded, heading, paragraph, table
+from agents.page.wording import NOTHING, change, interval, plain, seconds, value
 
 
 def tab(report: Report) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from adversary.page.markup import Row, absent, choice, element, figure, filters, heading, paragraph, table
-from adversary.page.palette import COLOURS
 from adversary.page.verdict import Report, Verdict, details, kind_of, summary, verdicts, yardstick
-from adversary.page.wording import FORMS, KINDS, NOTHING, change, interval, plain, seconds, value
+from adversary.page.wording import FORMS, KINDS
+from agents.page.markup import Row, absent, choice, element, figure, filters, heading, paragraph, table
+from agents.page.palette import COLOURS
+from agents.page.wording import NOTHING, change, interval, plain, seconds, value
 
 SERIES = (
     ("clean", "no attack", COLOURS[2], "circle"),

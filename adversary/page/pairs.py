@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from adversary.page.markup import Tags, figure
-from adversary.page.palette import COLOURS
-from adversary.page.wording import interval, seconds, value
+from agents.page.markup import Tags, figure
+from agents.page.palette import COLOURS
+from agents.page.wording import interval, seconds, value
 
 
 def pairs(

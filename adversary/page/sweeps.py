@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from adversary.page.markup import (
+from adversary.page.verdict import Report, kind_of, yardstick
+from adversary.page.wording import KINDS, LEVELS, reach
+from agents.page.markup import (
     Cell,
     Row,
     absent,
@@ -20,9 +22,8 @@ from adversary.page.markup import (
     paragraph,
     table,
 )
-from adversary.page.palette import styles
-from adversary.page.verdict import Report, kind_of, yardstick
-from adversary.page.wording import KINDS, LEVELS, NOTHING, interval, reach, seconds, value
+from agents.page.palette import styles
+from agents.page.wording import NOTHING, interval, seconds, value
 
 
 def tab(report: Report) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from adversary.page.markup import (
+from adversary.page.verdict import Report, yardstick
+from adversary.page.wording import knob_kind
+from agents.page.markup import (
     Row,
     absent,
     choice,
@@ -19,9 +21,8 @@ from adversary.page.markup import (
     paragraph,
     table,
 )
-from adversary.page.palette import COLOURS, DASHES, styles
-from adversary.page.verdict import Report, yardstick
-from adversary.page.wording import NOTHING, knob_kind, percent, plain, seconds, value
+from agents.page.palette import COLOURS, DASHES, styles
+from agents.page.wording import NOTHING, percent, plain, seconds, value
 
 MAX_KNOBS = 8
 """Knobs drawn of one attack: those that moved most."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from adversary.page.markup import Row, absent, choice, filters, paragraph, table
 from adversary.page.pairs import pairs
 from adversary.page.verdict import Report
-from adversary.page.wording import change, interval, is_clear, seconds, value
+from agents.page.markup import Row, absent, choice, filters, paragraph, table
+from agents.page.wording import change, interval, is_clear, seconds, value
 
 SETS = {
     "clean": "no attack",

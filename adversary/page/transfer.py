@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from adversary.page.markup import absent, choice, element, filters, paragraph
-from adversary.page.matrix import Matrix, show
 from adversary.page.verdict import Report, kind_of
-from adversary.page.wording import KINDS, LEVELS, change, interval, value
+from adversary.page.wording import KINDS, LEVELS
+from agents.page.markup import absent, choice, element, filters, paragraph
+from agents.page.matrix import Matrix, show
+from agents.page.wording import change, interval, value
 
 
 def tab(report: Report) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from adversary.page.wording import LEVELS, change, interval, listed, reach, seconds, value
+from adversary.page.wording import LEVELS, reach
+from agents.page.wording import change, interval, listed, seconds, value
 
 Report = Mapping[str, Any]
 

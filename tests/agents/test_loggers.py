@@ -1,7 +1,9 @@
+import json
 import socket
 import sys
 from time import monotonic, sleep
 
+import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
@@ -28,19 +30,29 @@ def connections(monkeypatch):
 
 def test_offline_run_is_kept_in_the_run_directory(tmp_path, monkeypatch, connections):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # where wandb keeps what it is yet to send
     directory = tmp_path / "run"
-    logger = build(OmegaConf.create(CONFIG), "logger", run_name="a name", directory=directory)
+    config = {"agent": {"alpha": 0.625}, "seeds": [3, 4]}
+    logger = build(OmegaConf.create(CONFIG), "logger", run_name="a/name", directory=directory, config=config)
+    result = directory / "learner.npz"
+    result.write_bytes(b"what was learned")
     logger.log(100, {"ttft_mean_s": 0.5})
     logger.log(200, {"ttft_mean_s": 0.25})
+    logger.log_table("results", pd.DataFrame({"policy": ["random"], "seed": [0], "ttft_mean_s": [0.75]}))
+    logger.log_summary({"random": {"ttft_p99_s": 0.875}})
+    logger.log_files("policy", [result])
     logger.finish()
     (log,) = directory.glob("wandb/offline-run-*/run-*.wandb")
-    missing = {b"a name", b"ttft_mean_s", b"0.25"}
+    missing = {b"a/name", b"ttft_mean_s", b"0.25", b"0.625", b"0.875", b"a-name-policy", b"learner.npz"}
     deadline = monotonic() + 20.0
     while missing and monotonic() < deadline:  # the helper process may flush just after finish()
         missing = {text for text in missing if text not in log.read_bytes()}
         sleep(0.02)
     assert not missing
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    (table,) = log.parent.rglob("*.table.json")
+    expected = {"columns": ["policy", "seed", "ttft_mean_s"], "data": [["random", 0, 0.75]]}
+    assert json.loads(table.read_text()) == expected
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "home"}
     with pytest.raises(BlockingIOError):
         connections.accept()
 
@@ -56,4 +68,7 @@ def test_without_wandb_the_extra_is_named(tmp_path, monkeypatch):
 def test_silent_logger_takes_everything():
     logger = Silent()
     logger.log(1, {"ttft_mean_s": 0.5})
+    logger.log_table("results", pd.DataFrame())
+    logger.log_summary({"ttft_mean_s": 0.5})
+    logger.log_files("policy", [])
     logger.finish()

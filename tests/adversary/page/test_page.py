@@ -13,13 +13,14 @@ import numpy as np
 import plotly.graph_objects
 import pytest
 
-from adversary.page import palette, wording
 from adversary.page.attackers import comparisons
 from adversary.page.sweeps import crossing
 from adversary.page.traces import positions, thinned
 from adversary.page.transfer import worst_is_foreign
 from adversary.page.verdict import details, summary, verdicts
+from adversary.page.wording import reach
 from adversary.report_page import TABS, page
+from agents.page import palette, wording
 
 from .sample_report import ATTACKS, ROUTERS, sample_report
 
@@ -344,7 +345,7 @@ def test_attackers_are_compared_on_one_threat_and_where_two_tried():
 def test_how_far_a_threat_reaches(ranges, epsilon, words):
     keys = ("name", "unit", "low", "high", "neutral")
     knobs = [dict(zip(keys, (f"k[{at}]", *held), strict=True)) for at, held in enumerate(ranges)]
-    assert typed(wording.reach({"knobs": knobs}, epsilon)) == words
+    assert typed(reach({"knobs": knobs}, epsilon)) == words
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ import pytest
 
 from adversary.page.attackers import comparisons
 from adversary.page.traces import positions
-from adversary.page.wording import ATTACKERS, change, interval, knob_kind, seconds
+from adversary.page.wording import ATTACKERS, knob_kind
+from agents.page.wording import change, interval, seconds
 
 from .sample_report import sample_report
 

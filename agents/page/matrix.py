@@ -7,9 +7,9 @@ from html import escape
 from math import ceil
 from typing import Any, NamedTuple
 
-from adversary.page.markup import Cell, Row, Tags, element, figure, folded, table
-from adversary.page.palette import HEAT, doublings, shade
-from adversary.page.wording import change, percent
+from agents.page.markup import Cell, Row, Tags, element, figure, folded, table
+from agents.page.palette import HEAT, doublings, shade
+from agents.page.wording import change, percent
 
 Form = Callable[[float | None], str]
 

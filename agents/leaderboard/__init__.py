@@ -1,0 +1,1 @@
+"""Many runs side by side: which policy is best in which world."""
