@@ -57,8 +57,9 @@ def test_groups_are_overridden_by_name():
 def test_every_option_arrives():
     options = {
         "max_num_seqs": 3,
-        "max_num_batched_tokens": 99,
+        "max_num_batched_tokens": 1999,
         "prefix_caching": False,
+        "chunked_prefill": False,
         "long_prefill_token_threshold": 7,
         "watermark": 0.1,
         "scheduler_reserve_full_isl": False,
