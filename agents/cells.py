@@ -87,29 +87,33 @@ def add_counters(totals: dict[str, float], counted: Mapping[str, float]) -> None
 
 def run(config: DictConfig, directory: Path) -> list[Cell]:
     """Make the cells of all policies and seeds that are not there, or not recorded as asked; return all."""
-    keys = _keys(config)
-    missing = []
-    for cell, key in keys.items():
+    for _ in run_jobs(make, missing(config, directory), config.num_workers, "streams"):
+        pass
+    return wanted(config)
+
+
+def wanted(config: DictConfig) -> list[Cell]:
+    """The cells of all policies and seeds."""
+    return [Cell(str(policy), seed) for policy in config.policies for seed in config.seeds]
+
+
+def missing(config: DictConfig, directory: Path) -> list[tuple[Any, ...]]:
+    """The arguments of ``make`` for each cell that is not there, or not recorded as asked."""
+    arguments = []
+    plain = OmegaConf.to_container(config, resolve=True)
+    for cell, key in _keys(config).items():
         held = _held_key(cell.path(directory))
         recorded = not config.get("record") or (cell.recording(directory) / HEADER).exists()
         if held != key or not recorded:
-            missing.append(cell)
+            arguments.append((plain, directory, cell, key))
         if held not in ("", key):
             print(f"{cell.policy}, seed {cell.seed}: made of something else before; made anew")
-    arguments = [
-        (OmegaConf.to_container(config, resolve=True), directory, cell, keys[cell]) for cell in missing
-    ]
-    for _ in run_jobs(_make, arguments, config.num_workers, "streams"):
-        pass
-    return list(keys)
+    return arguments
 
 
 def _keys(config: DictConfig) -> dict[Cell, str]:
-    return {
-        Cell(policy, seed): key_of({**made, "seed": seed})
-        for policy, made in made_of(config).items()
-        for seed in config.seeds
-    }
+    made = made_of(config)
+    return {cell: key_of({**made[cell.policy], "seed": cell.seed}) for cell in wanted(config)}
 
 
 def _held_key(path: Path) -> str:
@@ -118,7 +122,15 @@ def _held_key(path: Path) -> str:
     return str(read_json(side).get("key", "?")) if path.exists() and side.exists() else ""
 
 
-def _make(plain: Any, directory: Path, cell: Cell, key: str) -> None:
+def make(plain: Any, directory: Path, cell: Cell, key: str) -> None:
+    """Let a cell's policy route its stream, and write what became of it.
+
+    Args:
+        plain: The config as plain values.
+        directory: Of the run.
+        cell: Which.
+        key: What says of what it was made.
+    """
     config = OmegaConf.create(plain)
     path = cell.path(directory)
     path.unlink(missing_ok=True)
