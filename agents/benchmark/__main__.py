@@ -53,7 +53,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     directory = Path(config.directory)
     runs: dict[Scenario, DictConfig] = {}
     left_out: dict[str, str] = {}
-    for scenario in select(OmegaConf.to_object(OmegaConf.create([config.scenarios]))[0]):
+    for scenario in select(config.scenarios):
         run = _run_of(config, scenario, constants)
         if reason := _missing_trace(run):
             left_out[str(scenario)] = reason
@@ -102,7 +102,7 @@ def _run_of(config: DictConfig, scenario: Scenario, constants: tuned.Constants) 
                 f"trained.{name}: {name} is none of the policies ({', '.join(config.policies)})"
             )
         for each in {name, name + tuned.SUFFIX} & set(run.policies):
-            run.trained[each] = folder.format(scenario=scenario.name, load=scenario.load)
+            run.trained[each] = folder.replace("SCENARIO", scenario.name).replace("LOAD", str(scenario.load))
     if config.seeds is not None:
         run.seeds = list(config.seeds)
     return run

@@ -51,7 +51,8 @@ def verdict(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """
     differences = {name: row["against_best_rule"] for name, row in rows.items() if "against_best_rule" in row}
     known = {name: each for name, each in differences.items() if None not in each}
-    worst = max(differences, key=lambda name: differences[name][0] or -np.inf, default=None)
+    values = {name: np.inf if each[0] is None else each[0] for name, each in differences.items()}
+    worst = max(values, key=lambda name: values[name], default=None)
     shares = [row["gap_closed"][0] for row in rows.values() if row.get("gap_closed", [None])[0] is not None]
     return {
         "num_scenarios": len(rows),

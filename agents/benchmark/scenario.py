@@ -11,7 +11,7 @@ what is generated is drawn from another seed, and what is replayed lies in anoth
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,16 +83,17 @@ def suite(name: str) -> list[Scenario]:
     return [Scenario(name, int(load)) for load in loads]
 
 
-def select(patterns: str | Sequence[str]) -> list[Scenario]:
+def select(patterns: Any) -> list[Scenario]:
     """The scenarios that are asked for, in the order of their names.
 
     Args:
-        patterns: ``all``, or names and patterns (``prefix_*``), each with ``@LOAD`` for one load.
+        patterns: One or several, as in a config: ``all``, or names and patterns (``prefix_*``), each with
+            ``@LOAD`` for one load.
 
     Raises:
         ConfigError: A pattern fits no scenario; names those that there are.
     """
-    wanted = ["*"] if patterns == "all" else [patterns] if isinstance(patterns, str) else list(patterns)
+    wanted = ["*"] if patterns == "all" else [patterns] if isinstance(patterns, str) else patterns
     chosen: dict[Scenario, None] = {}
     for pattern in wanted:
         name, _, load = str(pattern).partition("@")

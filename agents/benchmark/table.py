@@ -67,10 +67,10 @@ def _of_scenario(scenario: Mapping[str, Any]) -> str:
     header = (
         "policy",
         "mean TTFT, s",
-        f"against {mean['best_rule']}",
+        f"against {mean['best_rule'] or 'no rule'}",
         "gap closed",
         "P99, s",
-        f"against {late['best_rule']}",
+        f"against {late['best_rule'] or 'no rule'}",
         "gap closed",
         "TPOT, ms",
         "E2E, s",
