@@ -87,9 +87,10 @@ def add_counters(totals: dict[str, float], counted: Mapping[str, float]) -> None
 
 def run(config: DictConfig, directory: Path) -> list[Cell]:
     """Make the cells of all policies and seeds that are not there, or not recorded as asked; return all."""
-    for _ in run_jobs(make, missing(config, directory), config.num_workers, "streams"):
+    cells = wanted(config)
+    for _ in run_jobs(make, missing(config, directory, cells), config.num_workers, "streams"):
         pass
-    return wanted(config)
+    return cells
 
 
 def wanted(config: DictConfig) -> list[Cell]:
@@ -97,21 +98,22 @@ def wanted(config: DictConfig) -> list[Cell]:
     return [Cell(str(policy), seed) for policy in config.policies for seed in config.seeds]
 
 
-def missing(config: DictConfig, directory: Path) -> list[tuple[Any, ...]]:
-    """The arguments of ``make`` for each cell that is not there, or not recorded as asked."""
+def missing(config: DictConfig, directory: Path, cells: list[Cell]) -> list[tuple[Any, ...]]:
+    """The arguments of ``make`` for each of the cells that is not there, or not recorded as asked."""
     arguments = []
-    plain = OmegaConf.to_container(config, resolve=True)
-    for cell, key in _keys(config).items():
+    plain, keys = OmegaConf.to_container(config, resolve=True), keys_of(config)
+    for cell in cells:
         held = _held_key(cell.path(directory))
         recorded = not config.get("record") or (cell.recording(directory) / HEADER).exists()
-        if held != key or not recorded:
-            arguments.append((plain, directory, cell, key))
-        if held not in ("", key):
+        if held != keys[cell] or not recorded:
+            arguments.append((plain, directory, cell, keys[cell]))
+        if held not in ("", keys[cell]):
             print(f"{cell.policy}, seed {cell.seed}: made of something else before; made anew")
     return arguments
 
 
-def _keys(config: DictConfig) -> dict[Cell, str]:
+def keys_of(config: DictConfig) -> dict[Cell, str]:
+    """The key of each cell that is asked for."""
     made = made_of(config)
     return {cell: key_of({**made[cell.policy], "seed": cell.seed}) for cell in wanted(config)}
 

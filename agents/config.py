@@ -85,6 +85,7 @@ class BenchmarkConfig:
     trained: dict[str, str] = field(default_factory=dict)
     tuned: Optional[str] = None  # noqa: UP045 (OmegaConf's own form)
     seeds: Optional[list[int]] = None  # noqa: UP045
+    bound_seeds: Optional[list[int]] = None  # noqa: UP045
     settings: Any = None
     num_workers: int = MISSING
 

@@ -30,7 +30,7 @@ from agents.benchmark import tuned
 from agents.benchmark.report import report
 from agents.benchmark.scenario import Scenario, select
 from agents.benchmark.standings import Kind
-from agents.cells import build_policy
+from agents.cells import Cell, build_policy
 from agents.config import register_policy_group
 from agents.defences.defence import is_learned
 from agents.evaluate import WORLD
@@ -49,6 +49,8 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         raise ConfigError("policy: there is none; give policy=NAME, or +agent@policies.NAME=OPTION for more")
     if config.num_workers < 1:
         raise ConfigError(f"num_workers: {config.num_workers} must be at least 1")
+    if config.bound_seeds is not None and BOUND not in config.policies:
+        raise ConfigError(f"bound_seeds: there is no policy {BOUND}; leave it out, or add that")
     constants = tuned.load(config.tuned) if config.tuned is not None else {}
     directory = Path(config.directory)
     runs: dict[Scenario, DictConfig] = {}
@@ -68,9 +70,10 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
             build_policy(run, name)  # refuses what would only fail after a while
             kinds[name] = _kind(run, name)
     claim(config, ())
+    asked = {scenario: _asked_of(config, run) for scenario, run in runs.items()}
     jobs = []
-    for run in runs.values():
-        jobs += cells.missing(run, claim(run, WORLD))
+    for scenario, run in runs.items():
+        jobs += cells.missing(run, claim(run, WORLD), asked[scenario])
     for _ in run_jobs(cells.make, jobs, config.num_workers, "streams"):
         pass
     without = {
@@ -84,7 +87,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         "left_out": left_out,
         "without_tuned_constants": {name: scenarios for name, scenarios in without.items() if scenarios},
     }
-    summary = report(directory, runs, kinds, about)
+    summary = report(directory, {each: (runs[each], asked[each]) for each in runs}, kinds, about)
     print(f"results: {directory}")
     return summary
 
@@ -106,6 +109,12 @@ def _run_of(config: DictConfig, scenario: Scenario, constants: tuned.Constants) 
     if config.seeds is not None:
         run.seeds = list(config.seeds)
     return run
+
+
+def _asked_of(config: DictConfig, run: DictConfig) -> list[Cell]:
+    """The cells of a scenario: all policies on all seeds, but for the bound."""
+    few = config.bound_seeds
+    return [cell for cell in cells.wanted(run) if cell.policy != BOUND or few is None or cell.seed in few]
 
 
 def _missing_trace(run: DictConfig) -> str:

@@ -16,6 +16,7 @@ from agents.benchmark import aggregate, plots
 from agents.benchmark.scenario import Scenario
 from agents.benchmark.standings import FIGURES, Kind, standings
 from agents.benchmark.table import markdown_table
+from agents.cells import Cell
 from agents.comparison import CONFIDENCE, NUM_RESAMPLES
 from agents.files import write, write_json, write_parquet
 from agents.metrics import figures, requests_of
@@ -27,7 +28,7 @@ Costs = Mapping[str, Mapping[str, NDArray[np.float64]]]
 
 def report(
     directory: Path,
-    runs: Mapping[Scenario, DictConfig],
+    runs: Mapping[Scenario, tuple[DictConfig, list[Cell]]],
     kinds: Mapping[str, Kind],
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -35,15 +36,15 @@ def report(
 
     Args:
         directory: Of the benchmark, with a folder per scenario.
-        runs: The configs of their evaluations.
+        runs: The configs of their evaluations, and their cells.
         kinds: Policy -> what it is.
         about: What else the summary shall say.
     """
     tables, scenarios = [], {}
     decision_us: dict[str, list[float]] = {}
-    for scenario, run in runs.items():
+    for scenario, (run, of_run) in runs.items():
         rows, streams, sides = [], {}, []
-        for cell in cells.wanted(run):
+        for cell in of_run:
             ledger, side = cells.read(directory / str(scenario), cell)
             row = {"scenario": scenario.name, "load": scenario.load, "policy": cell.policy, "seed": cell.seed}
             rows.append(row | figures(ledger, side["num_instances"], run.warmup_s))
@@ -81,12 +82,13 @@ def _costs(results: pd.DataFrame, scenarios: Mapping[str, Mapping[str, Any]], fi
         scenario = str(Scenario(name, load))
         best = scenarios[scenario][figure]["best_rule"]
         values = {
-            str(policy): rows.sort_values("seed")[figure].to_numpy(np.float64)
+            str(policy): rows.set_index("seed")[figure]
             for policy, rows in table.groupby("policy", sort=False)
         }
-        for policy, each in values.items():
+        for policy, own in values.items():
             if best is not None:  # who served nobody has no figure, and is the worst
-                costs.setdefault(policy, {})[scenario] = np.nan_to_num(each / values[best], nan=np.inf)
+                ratios = own / values[best][own.index]
+                costs.setdefault(policy, {})[scenario] = ratios.fillna(np.inf).to_numpy()
     return costs
 
 

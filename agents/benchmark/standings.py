@@ -14,9 +14,15 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from agents.comparison import Estimate, bootstrap, holm, mean_over_seeds, p_value, relative_difference
+from agents.comparison import (
+    Estimate,
+    holm,
+    mean_over_seeds,
+    p_value,
+    relative_difference,
+    share_of_gap_closed,
+)
 
 Kind = Literal["rule", "learned", "bound"]
 FIGURES = ("ttft_mean_s", "ttft_p99_s")
@@ -32,56 +38,59 @@ def standings(results: pd.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, Any
 
     Args:
         results: One row per policy and seed, ``agents.metrics.figures`` as columns; all policies on the same
-            seeds.
+            seeds, but for the bound, which may be on some of them.
         kinds: Policy -> what it is.
 
     Returns:
         ``seeds``; ``means``: policy -> figure -> mean over seeds; and each of ``FIGURES`` ->
         ``best_rule`` (None without one), ``winner``, ``winner_is_certain`` (corrected, at ``SIGNIFICANT``),
         ``policies``: name, the best first -> ``mean`` and ``against_best_rule`` as ``[value, low, high]``,
-        ``p_of_winner``, ``gap_closed``: the share of the way from the best rule to the bound, where there is
-        a bound and it is better.
+        ``p_of_winner``, ``gap_closed``: the share of the way from the best rule to the bound, on the bound's
+        seeds, where there is a bound and it is better.
     """
     tables = {
         str(name): rows.set_index("seed").sort_index() for name, rows in results.groupby("policy", sort=False)
     }
     return {
-        "seeds": [int(seed) for seed in next(iter(tables.values())).index],
+        "seeds": sorted({int(seed) for seed in results["seed"]}),
         "means": {
             name: {column: _plain(float(table[column].mean())) for column in (*SHOWN, *SHOWN_ALSO)}
             for name, table in tables.items()
         },
         **{
-            figure: _standings(
-                {name: table[figure].to_numpy(np.float64) for name, table in tables.items()}, kinds
-            )
+            figure: _standings({name: table[figure] for name, table in tables.items()}, kinds)
             for figure in FIGURES
         },
     }
 
 
-def best_rule(values: Mapping[str, NDArray[np.float64]], kinds: Mapping[str, Kind]) -> str | None:
+def best_rule(values: Mapping[str, pd.Series], kinds: Mapping[str, Kind]) -> str | None:
     """The rule with the least mean over seeds; None where there is no rule."""
     rules = [name for name in values if kinds[name] == "rule" and np.isfinite(values[name]).all()]
     return min(rules, key=lambda name: (float(values[name].mean()), name), default=None)
 
 
-def _standings(values: Mapping[str, NDArray[np.float64]], kinds: Mapping[str, Kind]) -> dict[str, Any]:
-    order = sorted(values, key=lambda name: (float(np.nan_to_num(values[name], nan=np.inf).mean()), name))
+def _standings(values: Mapping[str, pd.Series], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """Of one figure; ``values`` are indexed by seed."""
+    costs = {name: each.fillna(np.inf).mean() for name, each in values.items()}
+    order = sorted(values, key=lambda name: (costs[name], name))
     best = best_rule(values, kinds)
-    bound = next((name for name in order if kinds[name] == "bound"), None)
+    bound = next((values[name] for name in order if kinds[name] == "bound"), None)
     racing = [name for name in order if kinds[name] != "bound"]
     winner, others = racing[0], racing[1:]
-    corrected = dict(
-        zip(others, holm([p_value(values[name], values[winner]) for name in others]), strict=True)
-    )
+    p_values = holm([p_value(values[name], values[winner]) for name in others])
+    corrected = dict(zip(others, p_values, strict=True))
     policies = {}
     for name in order:
-        row: dict[str, Any] = {"kind": kinds[name], "mean": _row(mean_over_seeds(values[name]))}
+        own = values[name]
+        row: dict[str, Any] = {"kind": kinds[name], "mean": _row(mean_over_seeds(own))}
         if best is not None and name != best:
-            row["against_best_rule"] = _row(relative_difference(values[name], values[best]))
-        if best is not None and bound is not None and values[bound].mean() < values[best].mean():
-            row["gap_closed"] = _row(gap_closed(values[name], values[best], values[bound]))
+            row["against_best_rule"] = _row(relative_difference(own, values[best][own.index]))
+        if best is not None and bound is not None:
+            seeds = bound.index
+            gap = _row(share_of_gap_closed(own[seeds], values[best][seeds], bound))
+            if gap[0] is not None:
+                row["gap_closed"] = gap
         if name in corrected:
             row["p_of_winner"] = _plain(corrected[name])
         policies[name] = row
@@ -91,21 +100,6 @@ def _standings(values: Mapping[str, NDArray[np.float64]], kinds: Mapping[str, Ki
         "winner_is_certain": bool(others) and all(p <= SIGNIFICANT for p in corrected.values()),
         "policies": policies,
     }
-
-
-def gap_closed(
-    values: NDArray[np.float64], rule: NDArray[np.float64], bound: NDArray[np.float64]
-) -> Estimate:
-    """Share of the way from a rule to the bound, of means over the same seeds: 0 the rule, 1 the bound."""
-
-    def share(
-        of_policy: NDArray[np.float64], of_rule: NDArray[np.float64], of_bound: NDArray[np.float64], axis: int
-    ) -> NDArray[np.float64]:
-        gap = of_rule.mean(axis=axis) - of_bound.mean(axis=axis)
-        return np.asarray((of_rule.mean(axis=axis) - of_policy.mean(axis=axis)) / gap)
-
-    value = (rule.mean() - values.mean()) / (rule.mean() - bound.mean())
-    return bootstrap((values, rule, bound), share, float(value), seed=0)
 
 
 def _row(estimate: Estimate) -> list[float | None]:

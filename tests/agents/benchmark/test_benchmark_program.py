@@ -135,12 +135,14 @@ def test_file_of_constants_that_does_not_fit_is_named(tmp_path, written, message
 
 def test_the_clairvoyant_is_the_bound_and_no_winner(tmp_path):
     best = "+agent@policies.clairvoyant=llmd_token_load"
-    summary = run(tmp_path, "scenarios=[equal@60]", "policy=[random,round_robin]", best)
+    summary = run(tmp_path, "scenarios=[equal@60]", "policy=[random,round_robin]", best, "bound_seeds=[1]")
+    assert [path.stem for path in tmp_path.glob("*/cells/clair*.parquet")] == ["clairvoyant-1"]
     standing = summary["scenarios"]["equal@60"]["ttft_mean_s"]
     assert standing["policies"]["clairvoyant"]["kind"] == "bound"
     assert standing["winner"] != "clairvoyant"
-    values = {name: row["mean"][0] for name, row in standing["policies"].items()}
-    worse = max(("random", "round_robin"), key=values.get)
+    results = pd.read_parquet(tmp_path / "results.parquet").query("seed == 1").set_index("policy")
+    values = results["ttft_mean_s"]
+    worse = ({"random", "round_robin"} - {standing["best_rule"]}).pop()
     rule, bound = values[standing["best_rule"]], values["clairvoyant"]
     closed = standing["policies"][worse]["gap_closed"][0]
     assert closed == pytest.approx((rule - values[worse]) / (rule - bound))
@@ -159,6 +161,7 @@ def test_what_was_trained_is_looked_for_by_scenario(tmp_path):
     ("overrides", "message"),
     [
         ([], "policy: there is none; give policy=NAME"),
+        (["policy=[random]", "bound_seeds=[1]"], "bound_seeds: there is no policy clairvoyant"),
         (["policy=[random]", "num_workers=0"], "num_workers: 0 must be at least 1"),
         (["policy=[random]", "+trained.other=x"], r"trained.other: other is none of the policies \(random\)"),
         (["policy=[random]", "tuned=none.json"], "tuned: there is no file none.json"),
