@@ -90,7 +90,7 @@ def p_value(values: ArrayLike, reference: ArrayLike) -> float:
         return float("nan")
     if not difference.any():
         return 1.0
-    if np.ptp(difference) == 0.0:  # which the t-test cannot divide by
+    if np.ptp(difference) <= 1e-9 * np.abs(difference).max():  # by which the t-test would divide
         return 0.0
     return float(stats.ttest_1samp(difference, 0.0).pvalue)
 

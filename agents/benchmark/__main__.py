@@ -99,13 +99,15 @@ def _run_of(config: DictConfig, scenario: Scenario, constants: tuned.Constants) 
     run.policies = tuned.with_tuned(OmegaConf.to_container(config.policies), constants, scenario)
     run.reference = next(iter(run.policies))
     run.num_workers = config.num_workers
+    trained = {}
     for name, folder in config.trained.items():
         if name not in config.policies:
             raise ConfigError(
                 f"trained.{name}: {name} is none of the policies ({', '.join(config.policies)})"
             )
         for each in {name, name + tuned.SUFFIX} & set(run.policies):
-            run.trained[each] = folder.replace("SCENARIO", scenario.name).replace("LOAD", str(scenario.load))
+            trained[each] = folder.replace("SCENARIO", scenario.name).replace("LOAD", str(scenario.load))
+    run.trained = trained
     if config.seeds is not None:
         run.seeds = list(config.seeds)
     return run

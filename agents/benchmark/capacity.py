@@ -4,8 +4,8 @@
 
 prints ``capacity_per_s`` and ``rates_per_s`` as they stand in the scenario's YAML: the most that any of the
 rules completes per second (``agents.metrics.figures``), means over two streams of tuning, when requests come
-1.1 times as fast as that. The rate is found by trying: each time 1.1 times what was completed before, until
-that changes by less than 2 %.
+1.1 times as fast as that. The rate is found by trying, from the capacity written there on: each time 1.1
+times what was completed before, or 1.5 times where the fleet kept up, until that changes by less than 2 %.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from agents.program import program
 from agents.rollout import play
 
 OVERLOAD = 1.1
+KEPT_UP, RAISE = 0.97, 1.5
+"""Share of the rate from which on a fleet kept up with it, and how much faster requests come then."""
 TOLERANCE = 0.02
-MAX_ROUNDS = 6
+MAX_ROUNDS = 8
 NUM_SEEDS = 2
 LOADS = (60, 80, 95, 120)
 """Percent of the capacity, of which the rates are written down."""
@@ -52,7 +54,8 @@ def measure(scenarios: list[Scenario], policies: Any, num_workers: int) -> dict[
         num_workers: Processes.
     """
     configs = {scenario: scenario.config("tune") for scenario in scenarios}
-    rates = {scenario: OVERLOAD * config.scenario.capacity_per_s for scenario, config in configs.items()}
+    before = {scenario: config.scenario.capacity_per_s for scenario, config in configs.items()}
+    rates = {scenario: OVERLOAD * per_s for scenario, per_s in before.items()}
     found: dict[Scenario, Capacity] = {}
     for _ in range(MAX_ROUNDS):
         arguments = []
@@ -69,11 +72,15 @@ def measure(scenarios: list[Scenario], policies: Any, num_workers: int) -> dict[
         for scenario, offered_per_s in list(rates.items()):
             means = {name: float(np.mean(each)) for name, each in completed[scenario].items()}
             rule = max(means, key=lambda name: means[name])
-            before = found.get(scenario)
             found[scenario] = Capacity(means[rule], rule, offered_per_s)
-            rates[scenario] = OVERLOAD * means[rule]
-            if before is not None and abs(means[rule] / before.per_s - 1.0) < TOLERANCE:
+            if means[rule] > KEPT_UP * offered_per_s:
+                rates[scenario] = RAISE * offered_per_s
+            elif abs(means[rule] / before[scenario] - 1.0) < TOLERANCE:
                 del rates[scenario]
+            else:
+                rates[scenario] = OVERLOAD * means[rule]
+            before[scenario] = means[rule]
+            print(f"{scenario.name}: {rule} completes {means[rule]:#.3g} of {offered_per_s:#.3g} per second")
         if not rates:
             break
     return found

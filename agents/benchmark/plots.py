@@ -79,7 +79,7 @@ def against_best_rule(scenarios: Mapping[str, Mapping[str, Any]], path: Path) ->
                 )
                 if row[1] is not None:
                     axis.plot([1 + row[1], 1 + row[2]], [height, height], color=color, linewidth=1)
-        axis.axvline(1.0, color="grey", linewidth=0.6)
+        axis.axvline(1.0, color="grey", linewidth=0.6, label="best rule")
         axis.set_xscale("log")
         axis.set_xlabel(f"{HEADINGS[name]}, times the best rule's")
         axis.grid(alpha=0.3)

@@ -55,7 +55,7 @@ def report(
         overlap = greatest_overlap(streams)
         scenarios[str(scenario)] = standings(tables[-1], kinds) | {
             "workload_notes": sides[0]["workload_notes"],
-            "greatest_overlap": overlap._asdict() if overlap else None,
+            "greatest_overlap": overlap and {**overlap._asdict(), "seeds": list(overlap.seeds)},
         }
     results = pd.concat(tables, ignore_index=True)
     costs = {figure: _costs(results, scenarios, figure) for figure in FIGURES}

@@ -69,21 +69,21 @@ def load(folder: str | Path, model: str, window_start_s: float = 0.0, window_sto
         ValueError: There is no such model, or no request in these windows; names what there is.
     """
     windows_path, lengths_path = Path(folder) / WINDOWS, Path(folder) / LENGTHS
-    windows, lengths = pd.read_parquet(windows_path), pd.read_parquet(lengths_path)
-    models = sorted(windows["model"].unique())
-    if model not in models:
-        raise ValueError(f"model is {model!r}: choose one of {', '.join(models)}")
-    levels = np.array(_metadata(lengths_path, "quantile_levels"))
-    windows = windows[(windows["model"] == model) & (windows["rate_rps"] > 0.0)]
-    first_s, last_s = windows["window_s"].min(), windows["window_s"].max()
-    windows = windows[(windows["window_s"] >= window_start_s) & (windows["window_s"] < window_stop_s)]
+    wanted = [("model", "==", model), ("rate_rps", ">", 0.0)]
+    inside = [("window_s", ">=", window_start_s), ("window_s", "<", window_stop_s)]
+    windows = pd.read_parquet(windows_path, filters=[*wanted, *inside])
     if windows.empty:
+        known_models = sorted(pd.read_parquet(windows_path, columns=["model"])["model"].unique())
+        if model not in known_models:
+            raise ValueError(f"model is {model!r}: choose one of {', '.join(known_models)}")
+        whole = pd.read_parquet(windows_path, filters=wanted)["window_s"]
         raise ValueError(
             f"no client of {model} sends in [{window_start_s:g}, {window_stop_s:g}) s: the trace runs from"
-            f" {first_s} to {last_s} s"
+            f" {whole.min()} to {whole.max()} s"
         )
+    levels = np.array(_metadata(lengths_path, "quantile_levels"))
     known: dict[int, list[tuple[int, tuple[Floats, ...]]]] = {}
-    lengths = lengths[lengths["model"] == model]
+    lengths = pd.read_parquet(lengths_path, filters=[("model", "==", model)])
     for (client, at_s), rows in lengths.groupby(["client_id", "window_s"]):
         by_field = {row.field: np.asarray(row.quantiles, np.float64) for row in rows.itertuples()}
         if by_field.keys() >= set(FIELDS):
@@ -103,8 +103,12 @@ def load(folder: str | Path, model: str, window_start_s: float = 0.0, window_sto
                 if row.client_id in known
             ]
         )
-    num_without = len(set(windows["client_id"]) - known.keys())
-    return Clients(levels, [each for each in result if each], num_without)
+    result = [each for each in result if each]
+    if not result:
+        raise ValueError(
+            f"of no client of {model} that sends in these windows lengths are known: take others"
+        )
+    return Clients(levels, result, len(set(windows["client_id"]) - known.keys()))
 
 
 def _metadata(path: Path, key: str) -> Any:

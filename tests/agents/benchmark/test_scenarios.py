@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from copy import deepcopy
+from functools import cache
 
 import numpy as np
 import pytest
@@ -25,22 +27,29 @@ ASKED_FOR = {
 """Scenarios that are not at 80 % alone."""
 
 
-def composed(name, split):
-    return scenario._composed("train", [f"experiment=bench/{name}", f"scenario.split={split}", "directory=x"])
+@cache
+def composed(name):
+    return Scenario(name, 60).config("test")
+
+
+def with_split(name, split):
+    """Composing takes a while, so that the split is changed in what is composed."""
+    config = deepcopy(composed(name))
+    config.scenario.split = split
+    return config
 
 
 def test_the_suite_is_these():
-    assert {name: tuple(each.load for each in suite(name)) for name in names()} == {
-        name: ASKED_FOR.get(name, (80,)) for name in names()
-    }
     assert len(names()) == 22
+    assert select("all") == [Scenario(name, load) for name in names() for load in ASKED_FOR.get(name, (80,))]
     assert len(select("all")) == 30
 
 
 @pytest.mark.parametrize("name", names())
 def test_a_scenario_composes_at_each_load_and_is_built(name, tmp_path, monkeypatch):
     monkeypatch.setenv("ROUTEGYM_TRACES", str(tmp_path))
-    config = Scenario(name, 60).config("test", {"workload": {"num_requests": 5}})
+    config = deepcopy(composed(name))
+    config.workload.num_requests = 5
     rates = config.scenario.rates_per_s
     assert OmegaConf.to_container(rates) == capacity.rates_of(config.scenario.capacity_per_s)
     assert config.workload.rate_per_s == rates["60"]
@@ -53,13 +62,11 @@ def test_a_scenario_composes_at_each_load_and_is_built(name, tmp_path, monkeypat
         env = build_env(config)
         env.reset(seed=0)
         assert env.workload.num_requests == 5
-    for program in SPLITS:  # it is an experiment of routegym-train, too
-        assert OmegaConf.to_container(composed(name, program).workload, resolve=True)
 
 
 @pytest.mark.parametrize("name", names())
 def test_splits_have_nothing_in_common_by_construction(name):
-    configs = {split: composed(name, split) for split in SPLITS}
+    configs = {split: with_split(name, split) for split in SPLITS}
     seeds = configs["test"].scenario.seeds
     assert not set(seeds["tune"]) & set(seeds["test"])
     workloads = {
@@ -82,6 +89,13 @@ def test_splits_have_nothing_in_common_by_construction(name):
         assert differing == {"seed"}
         assert len({each["seed"] for each in workloads.values()}) == 3
         assert all(each["start"] == "fresh" for each in workloads.values())
+
+
+def test_a_scenario_is_an_experiment_of_training_too():
+    overrides = ["experiment=bench/equal", "scenario.split=train", "scenario.load=95", "directory=x"]
+    config = scenario._composed("train", overrides)
+    assert config.workload.seed == config.scenario.trace_seeds.train
+    assert config.workload.rate_per_s == config.scenario.rates_per_s["95"]
 
 
 def requests_of(workload, seed):
@@ -111,7 +125,7 @@ def test_no_request_of_a_split_comes_in_another_whatever_the_seed(name, tmp_path
         mooncake_file(tmp_path)
     streams = {}
     for split in SPLITS:
-        config = composed(name, split)
+        config = with_split(name, split)
         config.workload.num_requests = 150
         workload = build(config.workload, "workload")
         streams[split] = set().union(*(requests_of(workload, seed) for seed in range(6)))
@@ -145,7 +159,8 @@ def test_capacity_is_what_one_instance_can_do(monkeypatch):
     def small(self, split, settings=None):
         even = {"prompt_median": 4000, "prompt_sigma": 0.0, "output_median": 1, "output_sigma": 0.0}
         even |= {"num_prefix_groups": 0, "num_generated": 400, "frac_shared_prefix": 0.0}
-        return original(self, split, {"workload": even, "cluster": {"instances": {"h100": {"count": 2}}}})
+        two = {"instances": {"h100": {"count": 2}}}
+        return original(self, split, {"workload": even, "cluster": two, "scenario": {"capacity_per_s": 15.0}})
 
     monkeypatch.setattr(Scenario, "config", small)
     nodes = {"least": {"_target_": "agents.heuristics.least_in_flight.LeastInFlight"}}
