@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 import conf
 from agents.config import register
@@ -50,7 +51,8 @@ class Scenario(NamedTuple):
             settings: What is to be otherwise, such as ``{"workload": {"num_requests": 500}}``.
 
         Raises:
-            ConfigError: The scenario has no rate for this load, or the split is none that is compared on.
+            ConfigError: The scenario has no rate for this load, the split is none that is compared on, or a
+                setting is none that there is.
         """
         if split not in COMPARED:
             raise ConfigError(f"split: {split!r} is none of {', '.join(COMPARED)}")
@@ -68,7 +70,10 @@ class Scenario(NamedTuple):
             raise ConfigError(f"scenarios: {self.name} has no load {self.load}; it has {there}")
         config.seeds = list(config.scenario.seeds[split])
         config.warmup_s = config.scenario.warmup_s
-        config.merge_with(settings or {})
+        try:
+            config.merge_with(settings or {})
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"settings: {str(error).splitlines()[0]}") from error
         return config
 
 
@@ -115,5 +120,4 @@ def _composed(program: str, overrides: list[str]) -> DictConfig:
     else:
         with initialize_config_module("conf", version_base="1.3"):
             config = compose(program, overrides)
-    OmegaConf.set_struct(config, True)
     return config

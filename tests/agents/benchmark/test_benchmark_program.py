@@ -161,6 +161,7 @@ def test_what_was_trained_is_looked_for_by_scenario(tmp_path):
     ("overrides", "message"),
     [
         ([], "policy: there is none; give policy=NAME"),
+        (["policy=[random]", "+settings.sed=1", "scenarios=azure"], "settings: Key 'sed' not in"),
         (["policy=[random]", "bound_seeds=[1]"], "bound_seeds: there is no policy clairvoyant"),
         (["policy=[random]", "num_workers=0"], "num_workers: 0 must be at least 1"),
         (["policy=[random]", "+trained.other=x"], r"trained.other: other is none of the policies \(random\)"),
