@@ -61,7 +61,7 @@ def share_of_gap_closed(values: ArrayLike, rule: ArrayLike, bound: ArrayLike, se
     if len({sample.shape for sample in samples}) > 1 or samples[0].ndim != 1:
         shapes = ", ".join(str(sample.shape) for sample in samples)
         raise ValueError(f"paired samples must have one length, not shapes {shapes}")
-    return bootstrap(samples, _share, float(_share(*samples, axis=0)), seed)
+    return bootstrap(samples, _share, float(_share(samples[0], samples[1], samples[2], axis=0)), seed)
 
 
 def _share(

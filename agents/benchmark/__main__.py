@@ -96,7 +96,8 @@ def _run_of(config: DictConfig, scenario: Scenario, constants: tuned.Constants) 
     """The config of a scenario's evaluation, with the policies that are to run."""
     run = scenario.config(config.split, config.settings)
     run.directory = str(Path(config.directory) / str(scenario))
-    run.policies = tuned.with_tuned(OmegaConf.to_container(config.policies), constants, scenario)
+    nodes = {str(name): OmegaConf.to_container(node) for name, node in config.policies.items()}
+    run.policies = tuned.with_tuned(nodes, constants, scenario)
     run.reference = next(iter(run.policies))
     run.num_workers = config.num_workers
     trained = {}

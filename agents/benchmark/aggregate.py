@@ -35,7 +35,8 @@ def probability_of_improvement(scores: Sequence[Floats], seed: int = 0) -> Estim
 
 def performance_profile(scores: Sequence[Floats], taus: Floats) -> Floats:
     """Share of streams on which a policy costs at most each of ``taus``, ``[num_taus]``; scenarios alike."""
-    return np.mean([(score[:, None] <= taus).mean(axis=0) for score in scores], axis=0)
+    profiles = [(score[:, None] <= taus).mean(axis=0) for score in scores]
+    return np.asarray(np.mean(profiles, axis=0))
 
 
 def verdict(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

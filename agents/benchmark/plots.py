@@ -61,8 +61,8 @@ def against_best_rule(scenarios: Mapping[str, Mapping[str, Any]], path: Path) ->
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(FIGURES), sharey=True, squeeze=False)[0]
     kinds: dict[str, str] = {}
-    for scenario in scenarios.values():
-        kinds |= {name: row["kind"] for name, row in scenario[FIGURES[0]]["policies"].items()}
+    for standings in scenarios.values():
+        kinds |= {name: row["kind"] for name, row in standings[FIGURES[0]]["policies"].items()}
     shown = [name for name, kind in kinds.items() if kind != "rule"] or list(kinds)
     drawn = line_styles(shown, shown)
     for axis, name in zip(axes, FIGURES, strict=True):

@@ -43,7 +43,8 @@ def report(
     tables, scenarios = [], {}
     decision_us: dict[str, list[float]] = {}
     for scenario, (run, of_run) in runs.items():
-        rows, streams, sides = [], {}, []
+        rows, sides = [], []
+        streams: dict[int, pd.DataFrame] = {}
         for cell in of_run:
             ledger, side = cells.read(directory / str(scenario), cell)
             row = {"scenario": scenario.name, "load": scenario.load, "policy": cell.policy, "seed": cell.seed}
@@ -96,7 +97,7 @@ def _overall(
     costs: Costs, scenarios: Mapping[str, Mapping[str, Any]], figure: str, kinds: Mapping[str, Kind]
 ) -> dict[str, Any]:
     """Policy -> its standing over all scenarios in which it ran, the least interquartile mean first."""
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name, by_scenario in costs.items():
         scores: Sequence[NDArray[np.float64]] = list(by_scenario.values())
         rows[name] = {
@@ -107,6 +108,6 @@ def _overall(
                 {scenario: scenarios[scenario][figure]["policies"][name] for scenario in by_scenario}
             ),
         }
-    by_mean = {name: row["interquartile_mean"][0] for name, row in rows.items()}
-    order = sorted(rows, key=lambda name: np.inf if by_mean[name] is None else by_mean[name])
-    return {name: rows[name] for name in order}
+    means = {name: row["interquartile_mean"][0] for name, row in rows.items()}
+    costly = {name: float("inf") if mean is None else float(mean) for name, mean in means.items()}
+    return {name: rows[name] for name in sorted(rows, key=lambda name: costly[name])}
