@@ -164,7 +164,10 @@ def test_what_was_trained_is_looked_for_by_scenario(tmp_path):
         (["policy=[random]", "+settings.sed=1", "scenarios=azure"], "settings: Key 'sed' not in"),
         (["policy=[random]", "bound_seeds=[1]"], "bound_seeds: there is no policy clairvoyant"),
         (["policy=[random]", "num_workers=0"], "num_workers: 0 must be at least 1"),
-        (["policy=[random]", "+trained.other=x"], r"trained.other: other is none of the policies \(random\)"),
+        (
+            ["policy=[random]", "+trained.other=x", "scenarios=azure"],
+            r"trained.other: other is none of the policies \(random\)",
+        ),
         (["policy=[random]", "tuned=none.json"], "tuned: there is no file none.json"),
         (["policy=[maskable_ppo]", "scenarios=equal@60"], "policies.maskable_ppo: it must be trained before"),
         (["policy=[random]", "scenarios=nowhere"], "scenarios: 'nowhere' fits none of"),

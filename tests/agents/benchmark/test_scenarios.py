@@ -158,7 +158,7 @@ def test_capacity_is_what_one_instance_can_do(monkeypatch):
 
     def small(self, split, settings=None):
         even = {"prompt_median": 4000, "prompt_sigma": 0.0, "output_median": 1, "output_sigma": 0.0}
-        even |= {"num_prefix_groups": 0, "num_generated": 400, "frac_shared_prefix": 0.0}
+        even |= {"num_prefix_groups": 0, "num_generated": 800, "arrival_cv": 0.0}
         two = {"instances": {"h100": {"count": 2}}}
         return original(self, split, {"workload": even, "cluster": two, "scenario": {"capacity_per_s": 15.0}})
 
