@@ -84,5 +84,5 @@ def against_best_rule(scenarios: Mapping[str, Mapping[str, Any]], path: Path) ->
         axis.set_xlabel(f"{HEADINGS[name]}, times the best rule's")
         axis.grid(alpha=0.3)
     axes[0].set_yticks(range(len(order)), order, fontsize=7)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(order) - 0.5, -0.5)
     finish(figure, axes[-1], path)
