@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router reliability memory many-routers served fuzz parity plugs sweeps golden lint types clean
+.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router routebench reliability memory many-routers served fuzz parity plugs sweeps golden lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -94,6 +94,10 @@ harden: $(VENV)/.installed  ## Train LinUCB under attack and see what it gains a
 live-attack: $(VENV)/.installed vllm  ## Replay an attack that was found in emulation on real vLLM servers.
 	$(BIN)/python -m envs.live.serve kind=modelled profile=h100_llama-3.1-8b,l40s_llama-3.1-8b time_scale=4 \
 	  max_model_len=16384 -- $(BIN)/python -m adversary.live experiment=robustness/live
+
+RULES := aibrix_prefix,cache_aware,dynamo_cost,least_in_flight,least_kv_cache,llmd_affinity,llmd_token_load,llmd_weighted,power_of_two,random,round_robin,session_hash,smg_least_load,vllm_dp
+routebench: $(VENV)/.installed  ## Run RouteBench with every rule as it is shipped.
+	$(BIN)/python -m agents.benchmark policy=[$(RULES)]
 
 reference-robustness:  ## Keep the last robustness results as those that the README shows.
 	mkdir -p runs/reference/robustness

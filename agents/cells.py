@@ -87,30 +87,35 @@ def add_counters(totals: dict[str, float], counted: Mapping[str, float]) -> None
 
 def run(config: DictConfig, directory: Path) -> list[Cell]:
     """Make the cells of all policies and seeds that are not there, or not recorded as asked; return all."""
-    keys = keys_of(config)
-    missing = []
-    for cell, key in keys.items():
+    cells = wanted(config)
+    for _ in run_jobs(make, missing(config, directory, cells), config.num_workers, "streams"):
+        pass
+    return cells
+
+
+def wanted(config: DictConfig) -> list[Cell]:
+    """The cells of all policies and seeds."""
+    return [Cell(str(policy), seed) for policy in config.policies for seed in config.seeds]
+
+
+def missing(config: DictConfig, directory: Path, cells: list[Cell]) -> list[tuple[Any, ...]]:
+    """The arguments of ``make`` for each of the cells that is not there, or not recorded as asked."""
+    arguments = []
+    plain, keys = OmegaConf.to_container(config, resolve=True), keys_of(config)
+    for cell in cells:
         held = _held_key(cell.path(directory))
         recorded = not config.get("record") or (cell.recording(directory) / HEADER).exists()
-        if held != key or not recorded:
-            missing.append(cell)
-        if held not in ("", key):
+        if held != keys[cell] or not recorded:
+            arguments.append((plain, directory, cell, keys[cell]))
+        if held not in ("", keys[cell]):
             print(f"{cell.policy}, seed {cell.seed}: made of something else before; made anew")
-    arguments = [
-        (OmegaConf.to_container(config, resolve=True), directory, cell, keys[cell]) for cell in missing
-    ]
-    for _ in run_jobs(_make, arguments, config.num_workers, "streams"):
-        pass
-    return list(keys)
+    return arguments
 
 
 def keys_of(config: DictConfig) -> dict[Cell, str]:
     """The key of each cell that is asked for."""
-    return {
-        Cell(policy, seed): key_of({**made, "seed": seed})
-        for policy, made in made_of(config).items()
-        for seed in config.seeds
-    }
+    made = made_of(config)
+    return {cell: key_of({**made[cell.policy], "seed": cell.seed}) for cell in wanted(config)}
 
 
 def _held_key(path: Path) -> str:
@@ -119,7 +124,15 @@ def _held_key(path: Path) -> str:
     return str(read_json(side).get("key", "?")) if path.exists() and side.exists() else ""
 
 
-def _make(plain: Any, directory: Path, cell: Cell, key: str) -> None:
+def make(plain: Any, directory: Path, cell: Cell, key: str) -> None:
+    """Let a cell's policy route its stream, and write what became of it.
+
+    Args:
+        plain: The config as plain values.
+        directory: Of the run.
+        cell: Which.
+        key: What says of what it was made.
+    """
     config = OmegaConf.create(plain)
     path = cell.path(directory)
     path.unlink(missing_ok=True)

@@ -17,6 +17,22 @@ from agents.run_directory import folder_name
 
 
 @dataclass
+class ScenarioConfig:
+    """``conf/scenario/bench.yaml``."""
+
+    version: int = MISSING
+    split: str = MISSING
+    load: str = MISSING  # a whole number, as a key of rates_per_s
+    loads: list[int] = MISSING
+    warmup_s: float = MISSING
+    seeds: dict[str, list[int]] = MISSING
+    trace_seeds: dict[str, int] = MISSING
+    windows: dict[str, list[Optional[float]]] = MISSING  # noqa: UP045 (OmegaConf's own form)
+    capacity_per_s: float = MISSING
+    rates_per_s: dict[str, float] = MISSING
+
+
+@dataclass
 class TrainConfig:
     """``conf/train.yaml``."""
 
@@ -32,6 +48,7 @@ class TrainConfig:
     agent: Any = MISSING
     logger: Any = MISSING
     world: Any = None
+    scenario: Optional[ScenarioConfig] = None  # noqa: UP045 (OmegaConf's own form)
     record: bool = False
 
 
@@ -53,6 +70,7 @@ class EvaluateConfig:
     reward: Any = MISSING
     logger: Any = MISSING
     world: Any = None
+    scenario: Optional[ScenarioConfig] = None  # noqa: UP045 (OmegaConf's own form)
     record: bool = False
     policies: dict[str, Any] = field(default_factory=dict)
 
@@ -81,6 +99,23 @@ class TuneConfig:
     world: Any = None
     scenario: Any = None
     space: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class BenchmarkConfig:
+    """``conf/benchmark.yaml``."""
+
+    name: str = MISSING
+    directory: str = MISSING
+    scenarios: Any = MISSING
+    split: str = MISSING
+    policies: dict[str, Any] = field(default_factory=dict)
+    trained: dict[str, str] = field(default_factory=dict)
+    tuned: Optional[str] = None  # noqa: UP045 (OmegaConf's own form)
+    seeds: Optional[list[int]] = None  # noqa: UP045
+    bound_seeds: Optional[list[int]] = None  # noqa: UP045
+    settings: Any = None
+    num_workers: int = MISSING
 
 
 @dataclass
@@ -182,6 +217,7 @@ def register() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="tune_schema", node=TuneConfig)
+    store.store(name="benchmark_schema", node=BenchmarkConfig)
     store.store(name="fidelity_schema", node=FidelityConfig)
     store.store(name="export_schema", node=ExportConfig)
     store.store(name="serve_schema", node=ServeConfig)

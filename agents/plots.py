@@ -25,12 +25,12 @@ def _figure() -> tuple[Figure, Any]:
     return figure, figure.subplots()
 
 
-def _save(figure: Figure, path: Path) -> None:
-    # No date and no version in the file: the same results give the same bytes.
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture as PNG; without date and version, so that the same results give the same bytes."""
     write(path, lambda temporary: figure.savefig(temporary, format="png", metadata={"Software": None}))
 
 
-def _styles(names: Sequence[str], emphasised: Collection[str]) -> dict[str, dict[str, Any]]:
+def line_styles(names: Sequence[str], emphasised: Collection[str]) -> dict[str, dict[str, Any]]:
     """How to draw each policy: the emphasised ones thick and dark, the others thin and paler."""
     pale, dark = colormaps["tab20"].colors, colormaps["Dark2"].colors  # type: ignore[attr-defined]
     styles: dict[str, dict[str, Any]] = {}
@@ -46,10 +46,11 @@ def _styles(names: Sequence[str], emphasised: Collection[str]) -> dict[str, dict
     return styles
 
 
-def _finish(figure: Figure, axis: Any, path: Path) -> None:
+def finish(figure: Figure, axis: Any, path: Path) -> None:
+    """Write a picture, with the legend of ``axis`` beside it."""
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
-    _save(figure, path)
+    save(figure, path)
 
 
 def ttft_cdf(
@@ -63,7 +64,7 @@ def ttft_cdf(
         path: The PNG file.
     """
     figure, axis = _figure()
-    styles = _styles(list(ttft_s), emphasised)
+    styles = line_styles(list(ttft_s), emphasised)
     for name, values in ttft_s.items():
         shares = np.linspace(0.0, 1.0, min(len(values), MAX_POINTS))
         quantiles = np.quantile(values, shares) if len(values) else shares  # it may have served nobody
@@ -72,7 +73,7 @@ def ttft_cdf(
         axis.set_xscale("log")
     axis.set_xlabel("time to first token, s")
     axis.set_ylabel("share of requests")
-    _finish(figure, axis, path)
+    finish(figure, axis, path)
 
 
 def ttft_over_time(
@@ -87,7 +88,7 @@ def ttft_over_time(
         path: The PNG file.
     """
     figure, axis = _figure()
-    styles = _styles(order, emphasised)
+    styles = line_styles(order, emphasised)
     for name in order:
         by_time = curves[curves["policy"] == name].groupby("window_begins_at_s")["ttft_mean_s"]
         mean = by_time.mean()
@@ -101,7 +102,7 @@ def ttft_over_time(
         axis.set_yscale("log")
     axis.set_xlabel("simulated minutes since a cold start")
     axis.set_ylabel("mean time to first token of the requests that then arrived, s")
-    _finish(figure, axis, path)
+    finish(figure, axis, path)
 
 
 def distributions(worlds: Mapping[str, Sequence[Worlds]], path: Path) -> None:
@@ -126,7 +127,7 @@ def distributions(worlds: Mapping[str, Sequence[Worlds]], path: Path) -> None:
     for axis in axes[-1]:
         axis.set_xlabel("s")
     axes[0][0].legend(fontsize=7)
-    _save(figure, path)
+    save(figure, path)
 
 
 def learning_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -143,7 +144,7 @@ def learning_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         axis.set_ylabel(name, fontsize=6)
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("routing decisions")
-    _save(figure, path)
+    save(figure, path)
 
 
 _LINES = ("-", "--", ":", "-.")

@@ -46,6 +46,7 @@ class InstanceConfig:
     max_num_batched_tokens: int
     max_model_len: int = 32768
     prefix_caching: bool = True
+    chunked_prefill: bool = True
     long_prefill_token_threshold: int = 0
     watermark: float = 0.0
     scheduler_reserve_full_isl: bool = True
@@ -62,6 +63,12 @@ class InstanceConfig:
             raise ValueError(
                 f"instance {index}: long_prefill_token_threshold ({self.long_prefill_token_threshold}) must"
                 f" not be negative and watermark ({self.watermark}) must lie in [0, 1)"
+            )
+        if not self.chunked_prefill and self.max_num_batched_tokens < self.max_model_len:
+            raise ValueError(
+                f"instance {index}: without chunked_prefill a prompt is one step: raise"
+                f" max_num_batched_tokens ({self.max_num_batched_tokens}) to max_model_len"
+                f" ({self.max_model_len})"
             )
         if self.policy not in POLICIES:
             raise ValueError(f"instance {index}: policy is {self.policy!r}, use one of {', '.join(POLICIES)}")
@@ -104,6 +111,7 @@ def build_state(
         row["watermark_blocks"] = int(config.watermark * (config.num_blocks + 1))
         row["reserve_full_isl"] = config.scheduler_reserve_full_isl
         row["prefix_caching"] = config.prefix_caching
+        row["chunked_prefill"] = config.chunked_prefill
         row["by_priority"] = config.policy == "priority"
         row["continue_after_self_preemption"] = config.continue_after_self_preemption
         row["event_skipping"] = event_skipping and step_log_rows == 0

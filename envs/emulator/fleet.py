@@ -19,6 +19,7 @@ GROUP_KEYS: dict[str, type] = {
     "max_num_batched_tokens": int,
     "max_model_len": int,
     "prefix_caching": bool,
+    "chunked_prefill": bool,
     "long_prefill_token_threshold": int,
     "watermark": float,
     "scheduler_reserve_full_isl": bool,

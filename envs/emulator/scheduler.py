@@ -5,7 +5,8 @@ Follows ``Scheduler`` and ``AsyncScheduler`` (vllm/v1/core/sched/) of the versio
 
 * one token budget (``max_num_batched_tokens``) for decodes and prefill chunks alike;
 * running requests first, in the order of their admission, then waiting ones, first come first served or by
-  priority; the first waiting request that cannot be admitted stops the scan;
+  priority; the first waiting request that cannot be admitted stops the scan, and without ``chunked_prefill``
+  one whose tokens are more than what is left of the budget cannot;
 * where no block is free a running request is preempted, the last or the one of the least priority: its blocks
   are freed, it goes back to the waiting queue and computes everything again (or finds it in the cache); a
   step that preempted admits nobody;
@@ -150,6 +151,8 @@ def _admit(state: State, index: int, budget: int, threshold: int) -> int:
     num_new = num_tokens - num_computed
     if 0 < threshold < num_new:
         num_new = threshold
+    if num_new > budget and not instance.chunked_prefill:
+        return 0
     num_new = min(num_new, budget)
     must_hold = num_computed + num_new
     if instance.reserve_full_isl:

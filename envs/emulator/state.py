@@ -35,6 +35,7 @@ INSTANCE_DTYPE = np.dtype(
         ("max_in_flight", "i8"),  # steps: 2 under asynchronous scheduling, else 1
         ("reserve_full_isl", "?"),
         ("prefix_caching", "?"),
+        ("chunked_prefill", "?"),
         ("by_priority", "?"),
         ("continue_after_self_preemption", "?"),
         ("event_skipping", "?"),

@@ -21,12 +21,16 @@ MAX_MODEL_LEN = 48
 @st.composite
 def instance_configs(draw, block_size, max_model_len):
     longest = -(-max_model_len // block_size)
+    num_blocks = longest + draw(st.integers(0, 2 * longest))
+    max_num_seqs = draw(st.integers(1, 6))
+    max_num_batched_tokens = draw(st.sampled_from([1, 5, 16, 40, 200]))
     return toy_instance(
         max_model_len=max_model_len,
-        num_blocks=longest + draw(st.integers(0, 2 * longest)),
-        max_num_seqs=draw(st.integers(1, 6)),
-        max_num_batched_tokens=draw(st.sampled_from([1, 5, 16, 40, 200])),
+        num_blocks=num_blocks,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
         prefix_caching=draw(st.integers(0, 3)) > 0,
+        chunked_prefill=max_num_batched_tokens < max_model_len or draw(st.booleans()),
         long_prefill_token_threshold=draw(st.sampled_from([0, 0, 7])),
         watermark=draw(st.sampled_from([0.0, 0.0, 0.2])),
         scheduler_reserve_full_isl=draw(st.booleans()),

@@ -6,7 +6,8 @@ from omegaconf import OmegaConf
 
 from envs.cluster import Request
 from envs.emulator import fleet
-from envs.emulator.profile import SHIPPED, load
+from envs.emulator.profile import SHIPPED, load, num_kv_blocks
+from envs.emulator.step_time import step_time_s
 
 CONF = Path(__file__).parents[3] / "conf"
 SMALL = {"profile": "h100_llama-3.1-8b", "num_blocks": 64, "max_model_len": 1024}
@@ -54,11 +55,25 @@ def test_groups_are_overridden_by_name():
     assert cluster.scrape_interval_s == 5
 
 
+@pytest.mark.parametrize(
+    ("gpu", "tflops", "gb_per_s", "gib"), [("a30", 165, 933, 24), ("v100", 125, 900, 32)]
+)
+def test_scaled_profiles_follow_from_data_sheets(gpu, tflops, gb_per_s, gib):
+    measured, scaled = load("l40s_llama-3.1-8b"), load(f"scaled/{gpu}_llama-3.1-8b")
+    prefill_s = [step_time_s(each.law, 8192, 8192 * 8193 / 2, 0, 0) for each in (measured, scaled)]
+    assert prefill_s[1] / prefill_s[0] == pytest.approx(362 / tflops, rel=1e-5)  # bound by arithmetic
+    decode_s = [step_time_s(each.law, 0, 0, 8, 8 * 2000) for each in (measured, scaled)]
+    assert decode_s[1] / decode_s[0] == pytest.approx(864 / gb_per_s, rel=1e-5)  # by reading memory
+    assert scaled.num_blocks == num_kv_blocks(gib << 30, scaled.weight_bytes, scaled.kv_bytes_per_token)
+    assert scaled.source.startswith("Not measured")
+
+
 def test_every_option_arrives():
     options = {
         "max_num_seqs": 3,
-        "max_num_batched_tokens": 99,
+        "max_num_batched_tokens": 1999,
         "prefix_caching": False,
+        "chunked_prefill": False,
         "long_prefill_token_threshold": 7,
         "watermark": 0.1,
         "scheduler_reserve_full_isl": False,
@@ -98,6 +113,10 @@ def test_num_blocks_of_a_profile_are_counted_in_the_clusters_block_size():
         ({**SMALL, "profile": "h100"}, "cluster group 'a': profile: unknown profile 'h100'; there are a100_"),
         ({"count": 2}, "cluster group 'a': profile is missing; write a shipped name or a path"),
         ({**SMALL, "num_blocks": 63}, "cluster group 'a': 63 blocks of 16 tokens cannot hold one request"),
+        (
+            {**SMALL, "chunked_prefill": False, "max_num_batched_tokens": 1023},
+            r"cluster group 'a': without chunked_prefill .* max_num_batched_tokens \(1023\) to max_model",
+        ),
         ({**SMALL, "policy": "lifo"}, "cluster group 'a': policy is 'lifo', use one of fcfs, priority"),
         ({**SMALL, "max_num_seqs": 0}, "cluster group 'a': max_num_seqs is 0, it must be at least 1"),
         (3, "cluster group 'a' is 3; write a mapping with keys count, profile"),

@@ -55,6 +55,21 @@ def test_a_chunked_prefill_shares_the_budget_with_a_decode():
     assert outcomes(first_tokens, completions) == {0: (16, 48), 1: (48, 59)}
 
 
+def test_without_chunked_prefill_a_prompt_waits_for_a_step_that_holds_it_whole():
+    cluster = toy_cluster(num_blocks=16, max_num_batched_tokens=16, chunked_prefill=False)
+    requests = [request(0, 0, 6, 3), request(1, 3, 12, 2), request(2, 4, 15, 1)]
+    first_tokens, completions, log = play(cluster, requests)
+    assert log == [
+        (0, 0, 16, 0, 6, 0, 2, 14, NEW),
+        (1, 16, 39, 0, 1, 6, 2, 11, RUNNING),
+        (1, 16, 39, 1, 12, 0, 3, 11, NEW),  # 3 tokens of the budget are left, request 2 has 15
+        (2, 39, 51, 0, 1, 7, 2, 10, RUNNING),  # 14 are left beside two decodes:
+        (2, 39, 51, 1, 1, 12, 4, 10, RUNNING),  # with chunks request 2 would have begun in step 1
+        (3, 51, 76, 2, 15, 0, 4, 12, NEW),
+    ]
+    assert outcomes(first_tokens, completions) == {0: (16, 51), 1: (39, 51), 2: (76, 76)}
+
+
 def test_prefix_hits():
     cluster = toy_cluster(num_blocks=8)
     requests = [

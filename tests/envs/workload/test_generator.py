@@ -56,6 +56,28 @@ def test_prefix_group_shares_exactly_its_fraction():
     assert len(draw(num_requests=3, num_prefix_groups=0).hash_ids) == 0
 
 
+def test_share_of_the_prefix_shifts_at_its_instant():
+    even = LogNormal(1024, 0.0, 1024, 1024)
+    trace = draw(
+        num_requests=400,
+        rate=RateSchedule(1.0),
+        prompt=even,
+        num_prefix_groups=1,
+        frac_shared_prefix=0.0,
+        prefix_shifts=[[100.0, 0.5], [250.0, 0.25]],
+        hash_block_tokens=128,
+    )
+    ids = trace.hash_ids.reshape(400, 8)
+    counts = np.unique(ids, return_counts=True)
+    common = set(counts[0][counts[1] > 1].tolist())
+    num_shared = np.array([sum(each in common for each in row) for row in ids.tolist()])
+    assert (num_shared[trace.arrived_at_s < 100.0] == 0).all()
+    assert (num_shared[(trace.arrived_at_s >= 100.0) & (trace.arrived_at_s < 250.0)] == 4).all()
+    assert (num_shared[trace.arrived_at_s >= 250.0] == 2).all()
+    unshifted = draw(num_requests=400, rate=RateSchedule(1.0), prompt=even, num_prefix_groups=1)
+    assert unshifted.arrived_at_s.tolist() == trace.arrived_at_s.tolist()
+
+
 def test_tenants_come_by_weight():
     tenant = draw(num_requests=10_000, num_tenants=3, tenant_weights=[1, 0, 3], num_prefix_groups=0).tenant
     assert np.bincount(tenant, minlength=3) / 10_000 == pytest.approx([0.25, 0.0, 0.75], abs=0.02)
@@ -73,6 +95,9 @@ def test_popularity_laws():
         (lambda: draw(num_requests=0), "num_requests is 0"),
         (lambda: draw(arrival_cv=-1.0), r"arrival_cv is -1\.0"),
         (lambda: draw(frac_shared_prefix=0.95), r"must lie in \[0, 0\.9\]"),
+        (lambda: draw(prefix_shifts=[[5.0, 1.0]]), r"share of prefix_shifts\[0\] is 1\.0: it must lie in"),
+        (lambda: draw(prefix_shifts=[[5.0, 0.1], [5.0, 0.2]]), r"prefix_shifts\[1\] is \[5\.0, 0\.2\]"),
+        (lambda: draw(prefix_shifts=[[5.0]]), r"prefix_shifts\[0\] is \[5\.0\]: give \[at_s"),
         (lambda: draw(num_prefix_groups=-1), "num_prefix_groups is -1"),
         (lambda: draw(num_tenants=2, tenant_weights=[1.0]), "give 2 numbers"),
         (lambda: draw(num_tenants=0), "num_tenants is 0"),

@@ -14,6 +14,7 @@ from envs.workload.stream import Workload
 
 FOLDER = Path(__file__).parents[3] / "conf" / "workload"
 FILES = ["recording", "stored"]  # which have no data of their own; test_recorded.py, test_stored.py
+TRACES_ONLY = ["servegen", "weka"]  # which nothing stands in for; test_servegen.py, test_weka.py
 NAMES = ["mooncake", "azure", "generated", "sessions"]
 
 
@@ -31,10 +32,11 @@ def test_every_file_is_listed():
     assert whole == {
         *NAMES,
         *FILES,
+        *TRACES_ONLY,
     }  # the others vary one of these; tests/agents/test_programs.py builds them
 
 
-@pytest.mark.parametrize("name", [*NAMES, *FILES])
+@pytest.mark.parametrize("name", [*NAMES, *FILES, *TRACES_ONLY])
 def test_every_setting_is_spelled_with_its_default(name):
     settings = OmegaConf.to_container(config(name))
     module, target = settings.pop("_target_").rsplit(".", 1)

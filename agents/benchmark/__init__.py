@@ -1,0 +1,1 @@
+"""RouteBench: a fixed suite of scenarios, and what policies make of it."""

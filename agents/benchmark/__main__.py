@@ -1,0 +1,149 @@
+"""``python -m agents.benchmark``: RouteBench, policies against the best rule of each scenario.
+
+    python -m agents.benchmark policy=[llmd_token_load,dynamo_cost,linucb] scenarios=[equal@80,prefix_*]
+
+Every policy routes the streams of every seed of every scenario, alone with a fresh cluster. In the run's
+directory then lie
+
+* ``<scenario>@<load>/cells/``: what became of every request (``agents.cells``); a benchmark that was stopped
+  goes on after the cells that are there, and policies, scenarios or seeds may be added;
+* ``results.parquet``: one row per scenario, policy and seed (``agents.metrics.figures``);
+* ``summary.json``: each scenario's ``agents.benchmark.standings``, and all of them together
+  (``agents.benchmark.aggregate``);
+* ``table.md``, ``profiles.png``, ``against_best_rule.png``.
+
+Rules are all policies that do not learn, but for one named ``clairvoyant``, which is the bound. A scenario
+whose trace is not there is left out, and said to be. All but the decision times in ``cells/*.json`` and
+``table.md`` are the same bytes for the same config.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from agents import cells
+from agents.benchmark import tuned
+from agents.benchmark.report import report
+from agents.benchmark.scenario import Scenario, select
+from agents.benchmark.standings import Kind
+from agents.cells import Cell, build_policy
+from agents.config import register_policy_group
+from agents.defences.defence import is_learned
+from agents.evaluate import WORLD
+from agents.processes import run_jobs
+from agents.program import program
+from agents.run_directory import claim
+from conf.build import ConfigError, build
+
+BOUND = "clairvoyant"
+"""Name of the policy that knows the future: no router could be it."""
+
+
+def benchmark(config: DictConfig) -> dict[str, Any]:
+    """Run as configured; return the summary."""
+    if not config.policies:
+        raise ConfigError("policy: there is none; give policy=NAME, or +agent@policies.NAME=OPTION for more")
+    if config.num_workers < 1:
+        raise ConfigError(f"num_workers: {config.num_workers} must be at least 1")
+    if config.bound_seeds is not None and BOUND not in config.policies:
+        raise ConfigError(f"bound_seeds: there is no policy {BOUND}; leave it out, or add that")
+    constants = tuned.load(config.tuned) if config.tuned is not None else {}
+    directory = Path(config.directory)
+    runs: dict[Scenario, DictConfig] = {}
+    left_out: dict[str, str] = {}
+    for scenario in select(config.scenarios):
+        run = _run_of(config, scenario, constants)
+        if reason := _missing_trace(run):
+            left_out[str(scenario)] = reason
+            print(f"{scenario} is left out: {reason}")
+        else:
+            runs[scenario] = run
+    if not runs:
+        raise ConfigError(f"scenarios: nothing is left to run: {next(iter(left_out.values()))}")
+    kinds: dict[str, Kind] = {}
+    for run in runs.values():
+        for name in run.policies.keys() - kinds.keys():
+            build_policy(run, name)  # refuses what would only fail after a while
+            kinds[name] = _kind(run, name)
+    claim(config, ())
+    asked = {scenario: _asked_of(config, run) for scenario, run in runs.items()}
+    jobs = []
+    for scenario, run in runs.items():
+        jobs += cells.missing(run, claim(run, WORLD), asked[scenario])
+    for _ in run_jobs(cells.make, jobs, config.num_workers, "streams"):
+        pass
+    without = {
+        name: [str(each) for each in runs if tuned.constants_of(constants, each, name) is None]
+        for name in config.policies
+        if constants and kinds[name] == "rule"
+    }
+    about = {
+        "version": int(next(iter(runs.values())).scenario.version),
+        "split": config.split,
+        "left_out": left_out,
+        "without_tuned_constants": {name: scenarios for name, scenarios in without.items() if scenarios},
+    }
+    summary = report(directory, {each: (runs[each], asked[each]) for each in runs}, kinds, about)
+    print(f"results: {directory}")
+    return summary
+
+
+def _run_of(config: DictConfig, scenario: Scenario, constants: tuned.Constants) -> DictConfig:
+    """The config of a scenario's evaluation, with the policies that are to run."""
+    run = scenario.config(config.split, config.settings)
+    run.directory = str(Path(config.directory) / str(scenario))
+    nodes = {str(name): OmegaConf.to_container(node) for name, node in config.policies.items()}
+    run.policies = tuned.with_tuned(nodes, constants, scenario)
+    run.reference = next(iter(run.policies))
+    run.num_workers = config.num_workers
+    trained = {}
+    for name, folder in config.trained.items():
+        if name not in config.policies:
+            raise ConfigError(
+                f"trained.{name}: {name} is none of the policies ({', '.join(config.policies)})"
+            )
+        for each in {name, name + tuned.SUFFIX} & set(run.policies):
+            trained[each] = folder.replace("SCENARIO", scenario.name).replace("LOAD", str(scenario.load))
+    run.trained = trained
+    if config.seeds is not None:
+        run.seeds = list(config.seeds)
+    return run
+
+
+def _asked_of(config: DictConfig, run: DictConfig) -> list[Cell]:
+    """The cells of a scenario: all policies on all seeds, but for the bound."""
+    few = config.bound_seeds
+    return [cell for cell in cells.wanted(run) if cell.policy != BOUND or few is None or cell.seed in few]
+
+
+def _missing_trace(run: DictConfig) -> str:
+    """Why a scenario's requests are not there; empty where they are."""
+    try:
+        build(run.workload, "workload")
+    except ConfigError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return str(error)
+        raise
+    return ""
+
+
+def _kind(run: DictConfig, name: str) -> Kind:
+    if name == BOUND:
+        return "bound"
+    return "learned" if is_learned(build(run.policies[name], f"policies.{name}")) else "rule"
+
+
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="benchmark")
+def main(config: DictConfig) -> None:
+    """Run the program."""
+    with program("agents.benchmark"):
+        benchmark(config)
+
+
+if __name__ == "__main__":
+    register_policy_group()  # of this program alone: in another, policy= may be something else
+    main()

@@ -1,0 +1,147 @@
+"""The benchmark's results for people: Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agents import markdown
+from agents.benchmark.standings import FIGURES
+
+HEADINGS = {"ttft_mean_s": "mean TTFT", "ttft_p99_s": "P99 TTFT"}
+
+
+def markdown_table(summary: Mapping[str, Any], decision_us: Mapping[str, float]) -> str:
+    """The summary of ``agents.benchmark``: all scenarios together, then each by itself.
+
+    Args:
+        summary: What it wrote into ``summary.json``.
+        decision_us: Policy -> mean time of a decision on this machine.
+    """
+    parts = ["# RouteBench", "", *_notes(summary), ""]
+    for figure in FIGURES:
+        parts += [f"## {HEADINGS[figure]}, all scenarios", "", _overall(summary, figure, decision_us), ""]
+    for name, scenario in summary["scenarios"].items():
+        parts += [f"## {name}", "", _of_scenario(scenario), "", *_scenario_notes(scenario), ""]
+    return "\n".join(parts)
+
+
+def _overall(summary: Mapping[str, Any], figure: str, decision_us: Mapping[str, float]) -> str:
+    lines: list[tuple[str, ...]] = [
+        (
+            "policy",
+            "kind",
+            "IQM of cost",
+            "P(better)",
+            "scenarios better",
+            "worse",
+            "of",
+            "worst scenario",
+            "median gap closed",
+            "µs/decision",
+        )
+    ]
+    for name, row in summary["overall"][figure].items():
+        verdict = row["verdict"]
+        worst = verdict["worst"]
+        lines.append(
+            (
+                name,
+                row["kind"],
+                _interval(row["interquartile_mean"], ".3f"),
+                _interval(row["probability_of_improvement"], ".2f"),
+                str(verdict["num_better"]),
+                str(verdict["num_worse"]),
+                str(verdict["num_scenarios"]),
+                "-" if worst is None else f"{worst[0]} {_number(worst[1], '+.1%')}",
+                _number(verdict["median_gap_closed"], ".0%"),
+                f"{decision_us[name]:.0f}",
+            )
+        )
+    return markdown.table(lines)
+
+
+def _of_scenario(scenario: Mapping[str, Any]) -> str:
+    mean, late = (scenario[figure] for figure in FIGURES)
+    fails = any(means["num_failed"] for means in scenario["means"].values())
+    header = (
+        "policy",
+        "mean TTFT, s",
+        f"against {mean['best_rule'] or 'no rule'}",
+        "gap closed",
+        "P99, s",
+        f"against {late['best_rule'] or 'no rule'}",
+        "gap closed",
+        "TPOT, ms",
+        "E2E, s",
+        "SLO met",
+        "prefix hits",
+        *(("failed",) if fails else ()),
+    )
+    lines: list[tuple[str, ...]] = [header]
+    for name, row in mean["policies"].items():
+        of_p99, means = late["policies"][name], scenario["means"][name]
+        lines.append(
+            (
+                name,
+                _interval(row["mean"], ".3f"),
+                _interval(row.get("against_best_rule"), "+.1%"),
+                _interval(row.get("gap_closed"), ".0%"),
+                _interval(of_p99["mean"], ".2f"),
+                _interval(of_p99.get("against_best_rule"), "+.1%"),
+                _interval(of_p99.get("gap_closed"), ".0%"),
+                _number(means["tpot_mean_s"] and 1e3 * means["tpot_mean_s"], ".1f"),
+                _number(means["e2e_mean_s"], ".2f"),
+                _number(means["frac_slo_met"], ".1%"),
+                _number(means["frac_prefix_hits"], ".1%"),
+                *((_number(means["num_failed"], ".1f"),) if fails else ()),
+            )
+        )
+    return markdown.table(lines)
+
+
+def _notes(summary: Mapping[str, Any]) -> list[str]:
+    notes = [
+        f"RouteBench version {summary['version']}, {summary['split']} streams,"
+        f" {len(summary['scenarios'])} scenarios; in brackets {summary['intervals']}.",
+        "Cost: a stream's figure over that of the scenario's best rule on the same stream. The best rule is"
+        " chosen with hindsight, for each figure its own. IQM: mean of the middle half of all streams' costs."
+        " P(better): chance of a lower figure than the best rule's. Better and worse: scenarios whose"
+        " interval is clear of zero.",
+    ]
+    notes += [f"Left out, {name}: {reason}" for name, reason in summary["left_out"].items()]
+    for name, scenarios in summary["without_tuned_constants"].items():
+        notes.append(f"No tuned constants for {name} in {', '.join(scenarios)}: it ran with its own there.")
+    return notes
+
+
+def _scenario_notes(scenario: Mapping[str, Any]) -> list[str]:
+    notes = []
+    for figure in FIGURES:
+        standings = scenario[figure]
+        if len(standings["policies"]) < 2:
+            continue
+        sure = "is" if standings["winner_is_certain"] else "leads, which may be chance: not"
+        notes.append(
+            f"By {HEADINGS[figure]} {standings['winner']} {sure} ahead of every other policy at p = 0.05"
+            " (paired t-test of logarithms, Holm's correction)."
+        )
+    notes.append(f"Requests: {'; '.join(scenario['workload_notes'])}.")
+    if (overlap := scenario["greatest_overlap"]) and overlap["frac_shared"] > 0:
+        notes.append(
+            f"Streams of two seeds have up to {overlap['frac_shared']:.0%} of their requests in common."
+        )
+    return notes
+
+
+def _interval(row: list[float | None] | None, form: str) -> str:
+    if row is None:
+        return "-"
+    value, low, high = row
+    if low is None or high is None:
+        return _number(value, form)
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"

@@ -1,0 +1,179 @@
+"""The program as a user runs it, on a slice that takes seconds."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra.core.config_store import ConfigStore
+
+from agents.benchmark import tuned
+from agents.benchmark.__main__ import _run_of, benchmark
+from agents.benchmark.scenario import Scenario
+from agents.config import register_policy_group
+from agents.metrics import figures
+from conf.build import ConfigError
+from tests.agents.test_programs import configured, files
+
+TINY = [
+    "num_workers=1",
+    "seeds=[0,1]",
+    "+settings.warmup_s=1",
+    "+settings.workload.num_generated=50",
+    "+settings.workload.num_requests=40",
+]
+SLICE = "scenarios=[equal@60,throttled]"
+POLICIES = "policy=[least_in_flight,round_robin,linucb]"
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path, monkeypatch):
+    """The group policy is the program's alone, and no trace lies anywhere."""
+    monkeypatch.setenv("ROUTEGYM_TRACES", str(tmp_path / "none"))
+    register_policy_group()
+    yield
+    del ConfigStore.instance().repo["policy"]
+
+
+def run(directory, *overrides, tiny=TINY):
+    return benchmark(configured("benchmark", directory, *tiny, *overrides))
+
+
+def test_a_slice_agrees_with_its_ledgers_and_goes_on_from_what_is_there(tmp_path, capsys):
+    summary = run(tmp_path, SLICE, POLICIES)
+    assert list(summary["scenarios"]) == ["equal@60", "throttled@80"]
+    results = pd.read_parquet(tmp_path / "results.parquet")
+    assert len(results) == 2 * 3 * 2
+    for row in results.itertuples():
+        cell = tmp_path / f"{row.scenario}@{row.load}" / "cells" / f"{row.policy}-{row.seed}.parquet"
+        expected = figures(pd.read_parquet(cell), 8, warmup_s=1.0)
+        assert row.ttft_mean_s == expected["ttft_mean_s"]
+        assert row.ttft_p99_s == expected["ttft_p99_s"]
+    means = results[results.scenario == "equal"].groupby("policy")["ttft_mean_s"].mean()
+    standing = summary["scenarios"]["equal@60"]["ttft_mean_s"]
+    assert standing["best_rule"] == means[["least_in_flight", "round_robin"]].idxmin()
+    assert standing["policies"]["linucb"]["kind"] == "learned"
+    other = (means.index.difference([standing["best_rule"]]))[0]
+    assert standing["policies"][other]["against_best_rule"][0] == pytest.approx(
+        means[other] / means[standing["best_rule"]] - 1
+    )
+    overall = summary["overall"]["ttft_mean_s"]
+    assert overall["linucb"]["verdict"]["num_scenarios"] == 2
+    names = {"table.md", "summary.json", "profiles.png", "against_best_rule.png"}
+    assert names <= {path.name for path in tmp_path.iterdir()}
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+    before = files(tmp_path, "table.md", "cells/*.json")
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/cells/*.parquet")}
+    (lost := tmp_path / "throttled@80" / "cells" / "linucb-1.parquet").unlink()
+    capsys.readouterr()
+    run(tmp_path, SLICE, POLICIES)
+    assert files(tmp_path, "table.md", "cells/*.json") == before
+    remade = {path for path, at in stamps.items() if path.stat().st_mtime_ns != at}
+    assert remade == {lost}
+
+    with_more = run(tmp_path, "scenarios=[equal@60]", "policy=[least_in_flight,random]")
+    assert set(with_more["scenarios"]["equal@60"]["means"]) == {"least_in_flight", "random"}
+    kept = tmp_path / "equal@60" / "cells" / "least_in_flight-0.parquet"
+    assert kept.stat().st_mtime_ns == stamps[kept]
+
+
+def test_scenarios_without_their_trace_are_left_out_and_said_to_be(tmp_path, capsys):
+    tiny = [each for each in TINY if "num_generated" not in each]
+    summary = run(tmp_path, "scenarios=[equal@60,mooncake@60]", "policy=[random]", tiny=tiny)
+    assert list(summary["scenarios"]) == ["equal@60"]
+    assert "no trace at" in summary["left_out"]["mooncake@60"]
+    output = capsys.readouterr().out
+    assert "mooncake@60 is left out: workload: no trace at" in output
+    assert "Left out, mooncake@60: workload: no trace at" in (tmp_path / "table.md").read_text()
+    with pytest.raises(ConfigError, match="scenarios: nothing is left to run: workload: no trace at"):
+        run(tmp_path / "none", "scenarios=[mooncake@60]", "policy=[random]", tiny=tiny)
+
+
+def test_tuned_constants_run_beside_the_defaults_and_what_has_none_is_told(tmp_path):
+    path = tmp_path / "tuned.json"
+    path.write_text(
+        json.dumps(
+            {
+                "about": "by hand",
+                "equal": {"llmd_affinity": {"affinity_threshold": 0.1}},
+                "equal@60": {"vllm_dp": {"waiting_weight": 9.0}},
+            }
+        )
+    )
+    names = "policy=[llmd_affinity,vllm_dp]"
+    summary = run(tmp_path / "run", SLICE, names, f"tuned={path}")
+    tuned_names = {f"{name}{end}" for name in ("llmd_affinity", "vllm_dp") for end in ("", "_tuned")}
+    assert set(summary["scenarios"]["equal@60"]["means"]) == tuned_names
+    assert set(summary["scenarios"]["throttled@80"]["means"]) == {"llmd_affinity", "vllm_dp"}
+    assert summary["without_tuned_constants"] == {
+        "llmd_affinity": ["throttled@80"],
+        "vllm_dp": ["throttled@80"],
+    }
+    config = configured("benchmark", tmp_path / "run", names)
+    node = _run_of(config, Scenario("equal", 60), tuned.load(path)).policies
+    assert node["vllm_dp_tuned"].waiting_weight == 9.0
+    assert node["vllm_dp"].waiting_weight == 4.0
+    assert "vllm_dp_tuned" not in _run_of(config, Scenario("equal", 80), tuned.load(path)).policies
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ([1], "holds no object: scenario -> policy"),
+        ({"eqal": {}}, "'eqal' is none of the scenarios"),
+        ({"equal": {"random": 3}}, "equal must hold policy -> setting -> value"),
+        ({"equal": {"vllm_dp": {"wait": 3}}}, "tuned: equal@60: vllm_dp has no setting 'wait'"),
+    ],
+)
+def test_file_of_constants_that_does_not_fit_is_named(tmp_path, written, message):
+    path = tmp_path / "tuned.json"
+    path.write_text(json.dumps(written))
+    with pytest.raises(ConfigError, match=message):
+        run(tmp_path / "run", "scenarios=[equal@60]", "policy=[vllm_dp]", f"tuned={path}")
+
+
+def test_the_clairvoyant_is_the_bound_and_no_winner(tmp_path):
+    best = "+agent@policies.clairvoyant=llmd_token_load"
+    summary = run(tmp_path, "scenarios=[equal@60]", "policy=[random,round_robin]", best, "bound_seeds=[1]")
+    assert [path.stem for path in tmp_path.glob("*/cells/clair*.parquet")] == ["clairvoyant-1"]
+    standing = summary["scenarios"]["equal@60"]["ttft_mean_s"]
+    assert standing["policies"]["clairvoyant"]["kind"] == "bound"
+    assert standing["winner"] != "clairvoyant"
+    results = pd.read_parquet(tmp_path / "results.parquet").query("seed == 1").set_index("policy")
+    values = results["ttft_mean_s"]
+    worse = ({"random", "round_robin"} - {standing["best_rule"]}).pop()
+    rule, bound = values[standing["best_rule"]], values["clairvoyant"]
+    closed = standing["policies"][worse]["gap_closed"][0]
+    assert closed == pytest.approx((rule - values[worse]) / (rule - bound))
+    assert np.isclose(standing["policies"]["clairvoyant"]["gap_closed"][0], 1.0)
+
+
+def test_what_was_trained_is_looked_for_by_scenario(tmp_path):
+    config = configured(
+        "benchmark", tmp_path, "policy=[linucb]", "+trained.linucb=runs/SCENARIO/LOAD/linucb-0"
+    )
+    run_config = _run_of(config, Scenario("prefix_50", 80), {})
+    assert run_config.trained == {"linucb": "runs/prefix_50/80/linucb-0"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "policy: there is none; give policy=NAME"),
+        (["policy=[random]", "+settings.sed=1", "scenarios=azure"], "settings: Key 'sed' not in"),
+        (["policy=[random]", "bound_seeds=[1]"], "bound_seeds: there is no policy clairvoyant"),
+        (["policy=[random]", "num_workers=0"], "num_workers: 0 must be at least 1"),
+        (
+            ["policy=[random]", "+trained.other=x", "scenarios=azure"],
+            r"trained.other: other is none of the policies \(random\)",
+        ),
+        (["policy=[random]", "tuned=none.json"], "tuned: there is no file none.json"),
+        (["policy=[maskable_ppo]", "scenarios=equal@60"], "policies.maskable_ppo: it must be trained before"),
+        (["policy=[random]", "scenarios=nowhere"], "scenarios: 'nowhere' fits none of"),
+    ],
+)
+def test_bad_config_is_named(tmp_path, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        benchmark(configured("benchmark", tmp_path / "run", *overrides))
+    assert not (tmp_path / "run").exists()
