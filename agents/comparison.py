@@ -42,6 +42,35 @@ def relative_difference(values: ArrayLike, reference: ArrayLike, seed: int = 0) 
     return bootstrap((sample, other), _ratio, float(sample.mean() / other.mean() - 1), seed)
 
 
+def share_of_gap_closed(values: ArrayLike, rule: ArrayLike, bound: ArrayLike, seed: int = 0) -> Estimate:
+    """How much of the way from a rule to a bound a policy goes, over the same seeds, with its interval.
+
+    0: it is as the rule; 1: as the bound; below 0: worse than the rule. All are figures of which less is
+    better, ``[num_seeds]``, such as the mean TTFT; the share is that of their means over seeds, so that
+    seeds in which there is little to gain count little. NaN where the bound is not below the rule: there is
+    no gap.
+
+    Args:
+        values: The policy's.
+        rule: Of the rule that it is held against.
+        bound: Of what is known to be possible (``agents.bound``), or known to be impossible to beat.
+        seed: Of the resampling.
+    """
+    samples = tuple(np.asarray(each, np.float64) for each in (values, rule, bound))
+    if len({sample.shape for sample in samples}) > 1 or samples[0].ndim != 1:
+        shapes = ", ".join(str(sample.shape) for sample in samples)
+        raise ValueError(f"paired samples must have one length, not shapes {shapes}")
+    return bootstrap(samples, _share, float(_share(*samples, axis=0)), seed)
+
+
+def _share(
+    sample: NDArray[np.float64], rule: NDArray[np.float64], bound: NDArray[np.float64], axis: int
+) -> NDArray[np.float64]:
+    gap = rule.mean(axis=axis) - bound.mean(axis=axis)
+    closed = rule.mean(axis=axis) - sample.mean(axis=axis)
+    return np.asarray(np.divide(closed, gap, out=np.full(np.shape(gap), np.nan), where=gap > 0.0))
+
+
 def _mean(sample: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     return np.asarray(sample.mean(axis=axis))
 

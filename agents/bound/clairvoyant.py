@@ -1,15 +1,17 @@
-"""A router with hindsight."""
+"""A router with hindsight: how good could routing have been?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from typing import NamedTuple
 
 import numpy as np
 
-from agents.bound.episode import Episode, Planned, play_plan, require_emulated
+from agents.bound.episode import Planned, play_plan, require_emulated
+from agents.bound.floor import least_mean_ttft_s
 from agents.bound.search import Search
-from agents.hyperparameters import check_counts
+from agents.hyperparameters import check_counts, check_range
 from agents.per_router import per_router
 from agents.policy import Decision, Policy
 from envs.feedback import Feedback
@@ -17,31 +19,125 @@ from envs.observation import Observation
 from envs.routing import RoutingEnv
 
 
+class Bracket(NamedTuple):
+    """What the best mean TTFT of an episode lies between, and what a rule made of it; over all requests."""
+
+    floor_s: float
+    """No assignment has less (``agents.bound.floor``)."""
+    found_s: float
+    """The clairvoyant's: the best assignment found. What is less than this may exist."""
+    rule_s: float
+    """The rule's that it began with."""
+
+
 class Clairvoyant:
-    """Plays an episode, searches for what would have been better, and plays that."""
+    """Plays an episode by a rule, searches for decisions that would have been better, and makes those.
+
+    It knows what no router does: which requests will come, how long their answers are, what each cache holds
+    and what will go wrong. What it reaches is therefore a mark for routers that learn, and none of them is
+    to be expected there. It is not the optimum: ``agents.bound.search`` finds a good assignment, which is one
+    that exists, so that the least mean TTFT possible is this or less. It is never worse than its rule, since
+    the rule's own decisions are kept where nothing better was found.
+
+    It looks at the mean TTFT of all requests, nothing else: not at tails, nor at the time per output token,
+    which it gives away where that helps.
+
+    The emulation that it searches with is exact, to the last bit, for open-loop streams, with every world but
+    one that leaves delays to chance (``network_jitter_s``), and without ``max_retries``; there the episode
+    comes out as foreseen. Otherwise it searches with the arrivals of the best play so far, plays what it
+    found, and does so again while that helps, at most ``max_rounds`` times.
+
+    Args:
+        rule: What it begins with. It also decides where the plan cannot be followed: about requests that
+            failed and come again, and in closed loop where an instance is masked by then.
+        max_sweeps: Of one search, the first of which builds a plan anew; it ends before where a sweep gains
+            less than ``min_gain``.
+        min_gain: Share of the mean TTFT.
+        num_rebuilt: After the sweeps so often ``frac_rebuilt`` of the requests, drawn at random, are taken
+            out of the plan and put back one by one; kept where it helps.
+        frac_rebuilt: See there.
+        lookahead: First tokens that a move is judged by, see ``Search``.
+        num_candidates: Instances that are looked at for one request, see ``Search``.
+        max_rounds: See above.
+    """
 
     def __init__(
-        self, rule: Policy, max_sweeps: int = 20, lookahead: int = 32, max_rounds: int = 3
+        self,
+        rule: Policy,
+        max_sweeps: int = 4,
+        min_gain: float = 0.002,
+        num_rebuilt: int = 2,
+        frac_rebuilt: float = 0.2,
+        lookahead: int = 8,
+        num_candidates: int = 8,
+        max_rounds: int = 3,
     ) -> None:
-        check_counts(max_sweeps=max_sweeps, lookahead=lookahead, max_rounds=max_rounds)
+        check_counts(
+            max_sweeps=max_sweeps, lookahead=lookahead, num_candidates=num_candidates, max_rounds=max_rounds
+        )
+        if isinstance(num_rebuilt, bool) or not isinstance(num_rebuilt, int) or num_rebuilt < 0:
+            raise ValueError(f"num_rebuilt is {num_rebuilt}, it must be a whole number from 0")
+        check_range(0.0, 1.0, min_gain=min_gain, frac_rebuilt=frac_rebuilt)
         self._rule = rule
-        self._max_sweeps, self._lookahead, self._max_rounds = max_sweeps, lookahead, max_rounds
+        self._max_sweeps, self._min_gain = max_sweeps, min_gain
+        self._num_rebuilt, self._frac_rebuilt = num_rebuilt, frac_rebuilt
+        self._lookahead, self._num_candidates = lookahead, num_candidates
+        self._max_rounds = max_rounds
         self._planned: Planned | None = None
+        self.bracket: Bracket | None = None
+        """Of the episode that was foreseen last."""
 
     def foresee(self, env: RoutingEnv, seed: int) -> None:
-        """Play the episode of a seed, as often as it takes, and remember the best decisions found."""
+        """Find good decisions for the episode of a seed; plays it several times.
+
+        Raises ``ValueError`` where the cluster is not emulated or its failures are left to chance.
+        """
         cluster = require_emulated(env)
         rule = per_router(deepcopy(self._rule), env)
-        best = play_plan(env, seed, {}, rule)
+        first = best = play_plan(env, seed, {}, rule)
+        rng = np.random.default_rng(np.random.SeedSequence((seed, 2)))  # neither the stream's nor a policy's
         for _ in range(self._max_rounds):
-            search = Search(cluster, best, self._lookahead)
-            for _ in range(self._max_sweeps):
-                if not search.sweep():
-                    break
-            played = play_plan(env, seed, best._replace(instances=search.plan).plan, rule)
+            found = self._search(Search(cluster, best, self._lookahead, self._num_candidates), rng)
+            played = play_plan(env, seed, best._replace(instances=found.plan).plan, rule)
+            is_foreseen = np.array_equal(played.ttft_s, found.ttft_s)
             if played.cost_s >= best.cost_s:
                 break
             best = played
-            if not env.workload.closed_loop:
+            if is_foreseen:
                 break
         self._planned = Planned(env, best.plan, rule)
+        floor_s = least_mean_ttft_s(cluster, best, env.workload.closed_loop)
+        self.bracket = Bracket(floor_s, best.cost_s, first.cost_s)
+
+    def _search(self, search: Search, rng: np.random.Generator) -> Search:
+        num_requests = len(search.plan)
+        search.improve(np.ones(num_requests, np.bool_))
+        for _ in range(self._max_sweeps - 1):
+            if search.improve() < self._min_gain:
+                break
+        for _ in range(self._num_rebuilt):
+            search.improve(rng.random(num_requests) < self._frac_rebuilt)
+        return search
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Begin the episode that was foreseen."""
+        self._followed().reset(rng)
+
+    def act(self, observation: Observation) -> Decision:
+        """Make the decision that was found."""
+        return self._followed().act(observation)
+
+    def observe(self, completions: Sequence[Feedback]) -> None:
+        """Let the rule learn."""
+        self._followed().observe(completions)
+
+    def counters(self) -> Mapping[str, int]:
+        """``fallback_rule``: decisions that the rule made; and the rule's own."""
+        return self._followed().counters()
+
+    def _followed(self) -> Planned:
+        if self._planned is None:
+            raise RuntimeError(
+                "Clairvoyant: call foresee(env, seed) before the episode (agents.rollout.play does)"
+            )
+        return self._planned

@@ -2,20 +2,19 @@
 
 Two relaxations, each of which leaves out something that costs time; the greater of them counts.
 
-*Alone*: every request meets an idle instance, the best for it, which holds as much of its prompt as any could.
-It computes the rest in as few steps as the token budget allows, or at the least time per token that any step
-has, whichever is longer, and attends to what it must.
+*Alone*: every request meets an idle instance, the best for it, which holds as much of its prompt as any
+could. It computes the rest in as few steps as the token budget allows, or at the least time per token that
+any step has, whichever is longer, and attends to what it must.
 
-*Pooled*: prefill work is shared freely among all instances at once, decode takes no time, and the shortest job
-comes first. Let M be the mean of the instants at which a request's work is done. One instance works on it at
-a time, and takes p for it, so that its first token comes at M + p / 2 or later; and no schedule has a smaller
-sum of M than the one that always works on the request of least work (Goemans 1997, "Improved approximation
-algorithms for scheduling with release dates", section 2; related speeds as unrelated ones are bounded by
-Schulz and Skutella 2002, "Scheduling unrelated machines by randomized rounding"). It is the greater one under
+*Pooled*: prefill work is shared freely among all instances at once, decode takes no time, and the shortest
+job comes first. Let M be the mean of the instants at which a request's work is done. One instance works on it
+at a time and takes at least p for it, so that its first token comes at M + p / 2 or later; and no schedule
+has a smaller sum of M than the one that always works on the request of least work (mean busy times: Goemans
+1997, "Improved approximation algorithms for scheduling with release dates"). It is the greater one under
 overload.
 
-Both need the laws of step times to be such as ``envs.emulator.step_time`` says: no coefficient is negative, and
-no step is shorter for holding more.
+Both need the laws of step times to be such as ``envs.emulator.step_time`` says: no coefficient is negative,
+and no step is shorter for holding more.
 """
 
 from __future__ import annotations
@@ -54,9 +53,7 @@ def relaxed(cluster: EmulatedCluster, episode: Episode, closed_loop: bool) -> Re
     """Each request on each instance, with the best cache that it can find there."""
     world, configs = world_of(cluster), cluster.configs
     in_order = not (
-        closed_loop
-        or world.network_jitter_s > 0.0
-        or any(config.policy == "priority" for config in configs)
+        closed_loop or world.network_jitter_s > 0.0 or any(config.policy == "priority" for config in configs)
     )
     hits = best_hit_tokens(episode.requests, cluster.block_size, in_order)
     num_prompt_tokens = np.array([request.num_prompt_tokens for request in episode.requests])
@@ -109,7 +106,7 @@ def best_hit_tokens(requests: Sequence[Request], block_size: int, in_order: bool
 def _times_s(
     config: InstanceConfig, num_prompt_tokens: NDArray[np.int64], hits: NDArray[np.int64]
 ) -> tuple[Array, Array]:
-    """Least time to each first token alone, and work that adds up over requests; inf where it does not fit."""
+    """Least time to each first token alone, and work that adds up; infinite where a prompt does not fit."""
     law, most_tokens = config.profile.law, config.max_num_batched_tokens
     cached = hits if config.prefix_caching else np.zeros_like(hits)
     tokens = (num_prompt_tokens - cached).astype(np.float64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,26 +31,25 @@ from envs.world import World
 _BEFALLS = {"slow": SLOW, "flush_cache": FLUSH_CACHE, "fail": FAIL, "add": ADD}
 FAR = 4
 """So many times as far ahead does a move look that is made."""
-LEAST_GAIN_S = 1e-9
-"""A change of the sum of TTFTs that is less is taken for rounding."""
 
 
 class Search:
-    """Coordinate descent over the assignment, each step exact.
+    """Builds a plan and improves it by exact emulation of what each move does.
 
-    A *sweep* goes through the requests in the order in which they are decided, and sends each where the sum
-    of all TTFTs is least, given where all others go, those before it and those after it. What a move does
-    follows from the two instances alone that it concerns (``envs.emulator.what_if``), so that the fleet need
-    not be copied: first the request's present instance goes on without it, and every other one with it, for
-    as long as ``lookahead`` first tokens; the best move found so is made if, with both futures played to
-    their end, the sum is less. So no sweep makes it more.
+    What happens on an instance follows from the requests that it is sent, so that a move concerns the
+    instance that a request leaves and the one that it joins, and the fleet need not be copied
+    (``envs.emulator.what_if``). A *sweep* goes through the requests in the order in which they are decided:
+    each instance stands where those before have brought it, and those after are sent as planned. The request
+    goes where the sum of all TTFTs is then the least, as far as ``lookahead`` first tokens from there tell;
+    if that is elsewhere than before, it is moved only if ``FAR`` times as many tell the same. After the sweep
+    the whole plan is played, and taken back if it is worse.
 
     Args:
         cluster: Whose instances are emulated; it is not touched.
-        episode: Its requests and where they may go; where they went is where the search begins.
-        alone_s: The least TTFT of each request on each instance, ``[num_requests, num_instances]``: where that
-            is no gain, nothing is tried.
-        lookahead: First tokens that a move is judged by before it is looked at in full.
+        episode: Its requests and where they may go; the plan begins as they went.
+        lookahead: First tokens that a move is judged by.
+        num_candidates: Instances that are looked at for one request: those with the least prompt tokens to
+            compute until its first token, by their speed, with the caches as they are.
     """
 
     def __init__(
@@ -86,38 +84,41 @@ class Search:
             _fate(world, index, traits, episode.allowed[:, index] & fits[:, index], branch)
             for index, (traits, branch) in enumerate(zip(cluster.traits, self._past, strict=True))
         ]
-        self._lookahead = lookahead
+        self._lookahead, self._num_candidates = lookahead, num_candidates
         is_allowed = self._allowed[np.arange(len(requests)), episode.instances]
         self.plan = np.where(is_allowed, episode.instances, self._allowed.argmax(axis=1))
         """Where each request goes, ``[num_requests]``."""
         self.ttft_s = np.zeros(len(requests))
         """What comes of it, ``[num_requests]``."""
         self._unread_s = np.zeros(len(requests))
-        self._num_candidates = num_candidates
-        self.assess()
+        self._play()
 
     @property
     def cost_s(self) -> float:
         """The mean TTFT."""
         return float(self.ttft_s.mean())
 
-    def build(self) -> None:
-        """Make a plan out of nothing: each request where it and those before it fare best."""
-        self.plan[:] = NONE
-        self.sweep()
+    def improve(self, anew: NDArray[np.bool_] | None = None) -> float:
+        """Sweep once; return by what share of the mean TTFT the plan is better, 0 where it stays as it was.
 
-    def sweep(self) -> int:
-        """Go through all requests once; return how many were moved."""
-        num_moved = 0
+        ``anew`` ``[num_requests]`` are first taken out of the plan; all of them: it is built from nothing.
+        """
+        before, ttft_s, cost_s = self.plan.copy(), self.ttft_s, self.cost_s
+        if anew is not None:
+            self.plan[anew] = NONE
+            self._play()
         self._begin()
         for number in range(len(self._requests)):
-            num_moved += self._place(number)
-        self.assess()
-        return num_moved
+            self._place(number)
+        self._play()
+        if self.cost_s >= cost_s:
+            self.plan, self.ttft_s = before, ttft_s
+        return 1.0 - self.cost_s / cost_s
 
-    def assess(self) -> None:
+    def _play(self) -> None:
         """Play the plan."""
         self._begin()
+        self.ttft_s = np.zeros(len(self._requests))
         for index in range(len(self._past)):
             self._future(index, self.ttft_s)
 
@@ -127,8 +128,8 @@ class Search:
             past.progress[:] = 0
             past.state.requests["request_id"] = NONE
 
-    def _place(self, number: int) -> bool:
-        """Send a request where it is best; return whether that is elsewhere than before."""
+    def _place(self, number: int) -> None:
+        """Send a request where it is best."""
         here = there = int(self.plan[number])
         own = np.empty((len(self._past), 1), np.int64)
         idle = [Trial(self.plan, self._unread_s, self._unread_s, index) for index in range(len(self._past))]
@@ -147,24 +148,24 @@ class Search:
                 change_s = self._future(index, self._unread_s, number, NONE, self._lookahead, most_s)
                 if change_s < most_s:
                     most_s, there = change_s, index
-        moved = there != here and self._move(number, there)
+        if there != here:
+            self._move(number, there)
         index = int(self.plan[number])
         fate, tokens = self._fates[index], int(own[index, 0])
         send(self._past[index], self._requests, fate, idle[index], number, tokens)
-        return moved
 
-    def _move(self, number: int, there: int) -> bool:
-        """Send a request elsewhere, if that is better with a longer look; return whether it is."""
+    def _move(self, number: int, there: int) -> None:
+        """Send a request elsewhere, if that is better with a longer look, too."""
         here, far = int(self.plan[number]), FAR * self._lookahead
         left_s, joined_s = self.ttft_s.copy(), self.ttft_s.copy()
-        change_s = self._future(there, joined_s, number, NONE, far)
         if here != NONE:
-            change_s += self._future(here, left_s, NONE, number, far)
-            if change_s - self.ttft_s[number] > -LEAST_GAIN_S:
-                return False
+            change_s = self._future(here, left_s, NONE, number, far) - self.ttft_s[number]
+            if change_s + self._future(there, joined_s, number, NONE, far) >= 0.0:
+                return
+        else:
+            self._future(there, joined_s, number, NONE, far)
         self.plan[number] = there
         self.ttft_s = np.where(self.plan == here, left_s, np.where(self.plan == there, joined_s, self.ttft_s))
-        return True
 
     def _future(self, index: int, after_s: NDArray[np.float64], *trial: float) -> float:
         """See ``try_out``."""

@@ -4,14 +4,14 @@ What happens on an instance follows from the requests that it is sent and from n
 arrivals are known, moving one request changes two instances and leaves all else as it was, to the last bit;
 and the sum of all TTFTs is a sum over instances. A search over assignments (``agents.bound``) lives on that:
 
-    past = idle_branch(config, block_size, requests, hashes)      # before the first request
-    change_s = try_out(past, scratch, ...)                        # its future with a request more, or less
-    send(past, requests, fate, number)                            # go on: past has taken that request too
+    past = idle_branch(config, block_size, num_requests, hashes)  # before the first request
+    change_s = try_out(past, scratch, requests, fate, trial)      # its future with a request more, or less
+    send(past, requests, fate, trial, number, own)                # go on: past has taken that request too
 
-A branch is the engine's own ``State`` of one instance, with the stream's requests for slots: the request in row
-``n`` of the stream has slot ``n``, and their hashes are those of the stream, which all branches share. All
-that an instance remembers but the requests and their rows of the block table lies in one piece of memory, which
-is copied at once.
+A branch is the engine's own ``State`` of one instance, with the stream's requests for slots: the request in
+row ``n`` of the stream has slot ``n``, and their hashes are those of the stream, which all branches share.
+All that an instance remembers but the requests and their rows of the block table lies in one piece of memory,
+which is copied at once.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ SLOW, FLUSH_CACHE, FAIL, ADD = 0, 1, 2, 3
 LOST_S = 1e6
 """The TTFT of a request that its instance loses, or does not take: more than any plan is worth."""
 NUM_BEFALLEN, OLDEST, NUM_PASSED = 0, 1, 2
-"""What a branch's ``progress`` holds: how many disruptions have been, the oldest request that may be in flight,
-and before which request in the stream it stands."""
+"""What a branch's ``progress`` holds: how many disruptions have been, the oldest request that may be in
+flight, and before which request in the stream it stands."""
 
 _OUTSIDE = ("requests", "block_table", "hashes", "events", "step_log", "next_alike", "free_slots")
 """Arrays of ``State`` that a branch's memory does not hold: copied in part, shared, or of no lasting use."""
@@ -275,7 +275,7 @@ def try_out(past: Branch, scratch: Branch, requests: NDArray[np.void], fate: Fat
         if change_s > trial.most_s or (num_seen >= trial.lookahead and is_out):
             return change_s
         change_s += _send(scratch, requests, fate, trial, number)
-        is_out = is_out or not fate.takes[number] and number == trial.extra
+        is_out = is_out or (not fate.takes[number] and number == trial.extra)
     return change_s + _pass_time(scratch, fate, trial, np.inf)[0]
 
 
