@@ -50,12 +50,12 @@ class Clairvoyant:
     Args:
         rule: What it begins with. It also decides where the plan cannot be followed: about requests that
             failed and come again, and in closed loop where an instance is masked by then.
-        max_sweeps: Of one search, the first of which builds a plan anew; it ends before where a sweep gains
-            less than ``min_gain``.
+        max_placed: How often one search looks for the best place of a request, in all. A first sweep over
+            all requests builds a plan from nothing, others improve it as long as they gain ``min_gain``. What
+            is left goes to windows of requests in a row, drawn at random, of which a random share is taken
+            out of the plan first; what comes of it is kept if it helps.
         min_gain: Share of the mean TTFT.
-        num_rebuilt: After the sweeps so often ``frac_rebuilt`` of the requests, drawn at random, are taken
-            out of the plan and put back one by one; kept where it helps.
-        frac_rebuilt: See there.
+        window: Requests in such a window.
         lookahead: First tokens that a move is judged by, see ``Search``.
         num_candidates: Instances that are looked at for one request, see ``Search``.
         max_rounds: See above.
@@ -64,23 +64,23 @@ class Clairvoyant:
     def __init__(
         self,
         rule: Policy,
-        max_sweeps: int = 4,
+        max_placed: int = 15_000,
         min_gain: float = 0.002,
-        num_rebuilt: int = 2,
-        frac_rebuilt: float = 0.2,
+        window: int = 64,
         lookahead: int = 8,
         num_candidates: int = 8,
         max_rounds: int = 3,
     ) -> None:
         check_counts(
-            max_sweeps=max_sweeps, lookahead=lookahead, num_candidates=num_candidates, max_rounds=max_rounds
+            max_placed=max_placed,
+            window=window,
+            lookahead=lookahead,
+            num_candidates=num_candidates,
+            max_rounds=max_rounds,
         )
-        if isinstance(num_rebuilt, bool) or not isinstance(num_rebuilt, int) or num_rebuilt < 0:
-            raise ValueError(f"num_rebuilt is {num_rebuilt}, it must be a whole number from 0")
-        check_range(0.0, 1.0, min_gain=min_gain, frac_rebuilt=frac_rebuilt)
+        check_range(0.0, 1.0, min_gain=min_gain)
         self._rule = rule
-        self._max_sweeps, self._min_gain = max_sweeps, min_gain
-        self._num_rebuilt, self._frac_rebuilt = num_rebuilt, frac_rebuilt
+        self._max_placed, self._min_gain, self._window = max_placed, min_gain, window
         self._lookahead, self._num_candidates = lookahead, num_candidates
         self._max_rounds = max_rounds
         self._planned: Planned | None = None
@@ -111,12 +111,18 @@ class Clairvoyant:
 
     def _search(self, search: Search, rng: np.random.Generator) -> Search:
         num_requests = len(search.plan)
-        search.improve(np.ones(num_requests, np.bool_))
-        for _ in range(self._max_sweeps - 1):
+        search.improve(range(num_requests))
+        num_left = self._max_placed - num_requests
+        while num_left >= num_requests:
+            num_left -= num_requests
             if search.improve() < self._min_gain:
                 break
-        for _ in range(self._num_rebuilt):
-            search.improve(rng.random(num_requests) < self._frac_rebuilt)
+        window = min(self._window, num_requests)
+        while num_left >= window:
+            num_left -= window
+            first = int(rng.integers(num_requests - window + 1))
+            is_out = rng.random(window) < rng.random()
+            search.improve(first + np.flatnonzero(is_out), first, first + window)
         return search
 
     def reset(self, rng: np.random.Generator) -> None:

@@ -98,18 +98,25 @@ class Search:
         """The mean TTFT."""
         return float(self.ttft_s.mean())
 
-    def improve(self, anew: NDArray[np.bool_] | None = None) -> float:
-        """Sweep once; return by what share of the mean TTFT the plan is better, 0 where it stays as it was.
+    def improve(self, taken_out: Sequence[int] = (), first: int = 0, stop: int | None = None) -> float:
+        """Look for a better place of each request from ``first`` to before ``stop``, by default all.
 
-        ``anew`` ``[num_requests]`` are first taken out of the plan; all of them: it is built from nothing.
+        Requests that are ``taken_out`` have no place in the plan until their turn comes. If all of them are,
+        the plan is built from nothing.
+
+        Returns:
+            By what share of the mean TTFT the plan is better; 0 where it stays as it was.
         """
         before, ttft_s, cost_s = self.plan.copy(), self.ttft_s, self.cost_s
-        if anew is not None:
-            self.plan[anew] = NONE
+        if len(taken_out):
+            self.plan[taken_out] = NONE
             self._play()
         self._begin()
-        for number in range(len(self._requests)):
-            self._place(number)
+        for number in range(len(self._requests) if stop is None else stop):
+            if number < first:
+                self._keep(number)
+            else:
+                self._place(number)
         self._play()
         if self.cost_s >= cost_s:
             self.plan, self.ttft_s = before, ttft_s
@@ -128,18 +135,22 @@ class Search:
             past.progress[:] = 0
             past.state.requests["request_id"] = NONE
 
+    def _keep(self, number: int) -> None:
+        """Send a request where the plan says."""
+        index = int(self.plan[number])
+        past, fate = self._past[index], self._fates[index]
+        send(past, self._requests, fate, Trial(self.plan, self._unread_s, self._unread_s, index), number)
+
+    def _expected_ttft_s(self, number: int, index: int) -> float:
+        past, fate = self._past[index], self._fates[index]
+        unread = Trial(self.plan, self._unread_s, self._unread_s, index)
+        return float(expected_ttft_s(past, self._requests, fate, unread, number))
+
     def _place(self, number: int) -> None:
         """Send a request where it is best."""
         here = there = int(self.plan[number])
-        own = np.empty((len(self._past), 1), np.int64)
-        idle = [Trial(self.plan, self._unread_s, self._unread_s, index) for index in range(len(self._past))]
         options = np.flatnonzero(self._allowed[number]).tolist()
-        expected_s = {
-            index: expected_ttft_s(
-                self._past[index], self._requests, self._fates[index], idle[index], number, own[index]
-            )
-            for index in options
-        }
+        expected_s = {index: self._expected_ttft_s(number, index) for index in options}
         most_s = np.inf
         if here != NONE and len(options) > 1:
             most_s = self.ttft_s[number] - self._future(here, self._unread_s, NONE, number, self._lookahead)
@@ -150,9 +161,7 @@ class Search:
                     most_s, there = change_s, index
         if there != here:
             self._move(number, there)
-        index = int(self.plan[number])
-        fate, tokens = self._fates[index], int(own[index, 0])
-        send(self._past[index], self._requests, fate, idle[index], number, tokens)
+        self._keep(number)
 
     def _move(self, number: int, there: int) -> None:
         """Send a request elsewhere, if that is better with a longer look, too."""

@@ -6,7 +6,7 @@ and the sum of all TTFTs is a sum over instances. A search over assignments (``a
 
     past = idle_branch(config, block_size, num_requests, hashes)  # before the first request
     change_s = try_out(past, scratch, requests, fate, trial)      # its future with a request more, or less
-    send(past, requests, fate, trial, number, own)                # go on: past has taken that request too
+    send(past, requests, fate, trial, number)                     # go on: past has taken that request too
 
 A branch is the engine's own ``State`` of one instance, with the stream's requests for slots: the request in
 row ``n`` of the stream has slot ``n``, and their hashes are those of the stream, which all branches share.
@@ -280,21 +280,25 @@ def try_out(past: Branch, scratch: Branch, requests: NDArray[np.void], fate: Fat
 
 
 @njit(cache=True)
-def expected_ttft_s(
-    past: Branch, requests: NDArray[np.void], fate: Fate, trial: Trial, number: int, own: NDArray[np.int64]
-) -> float:
+def _num_uncached_tokens(branch: Branch, requests: NDArray[np.void], number: int) -> int:
+    """Prompt tokens of a request that the instance's cache does not hold."""
+    state, request, num_blocks = branch.state, requests[number], np.empty(1, np.int64)
+    block_size = state.instances[0].block_size
+    usable = min((request.num_prompt_tokens - 1) // block_size, request.num_hashes)
+    first = request.first_hash
+    count_cached_blocks(state, state.hashes[first : first + usable], num_blocks)
+    return request.num_prompt_tokens - num_blocks[0] * block_size
+
+
+@njit(cache=True)
+def expected_ttft_s(past: Branch, requests: NDArray[np.void], fate: Fate, trial: Trial, number: int) -> float:
     """About what a request's TTFT would be there: the prompt tokens to be computed until then, at full speed.
 
-    ``past`` is let run until the request comes. Its own tokens are written into ``own`` ``[1]``.
+    ``past`` is let run until the request comes.
     """
     state = past.state
     _pass_time(past, fate, trial, requests[number].arrived_at_s + fate.delay_s)
-    request = requests[number]
-    block_size = state.instances[0].block_size
-    usable = min((request.num_prompt_tokens - 1) // block_size, request.num_hashes)
-    count_cached_blocks(state, state.hashes[request.first_hash : request.first_hash + usable], own)
-    own[0] = request.num_prompt_tokens - own[0] * block_size
-    num_tokens = own[0]
+    num_tokens = _num_uncached_tokens(past, requests, number)
     for other in range(past.progress[OLDEST], past.progress[NUM_PASSED]):
         ahead = state.requests[other]
         if _is_in_flight(state, other) and ahead.num_generated_tokens == 0:
@@ -303,14 +307,11 @@ def expected_ttft_s(
 
 
 @njit(cache=True)
-def send(past: Branch, requests: NDArray[np.void], fate: Fate, trial: Trial, number: int, own: int) -> None:
-    """Let time pass on an instance until a request reaches it, and hand that over.
-
-    ``own`` are its tokens that are not in the cache.
-    """
+def send(past: Branch, requests: NDArray[np.void], fate: Fate, trial: Trial, number: int) -> None:
+    """Let time pass on an instance until a request reaches it, and hand that over."""
     _pass_time(past, fate, trial, requests[number].arrived_at_s + fate.delay_s)
+    past.owed[number] = _num_uncached_tokens(past, requests, number)
     _send(past, requests, fate, trial, number)
-    past.owed[number] = own
     oldest = past.progress[OLDEST]
     while oldest < number and not _is_in_flight(past.state, oldest):
         oldest += 1
