@@ -66,7 +66,7 @@ class Clairvoyant:
         rule: Policy,
         max_placed: int = 15_000,
         min_gain: float = 0.002,
-        window: int = 64,
+        window: int = 100,
         lookahead: int = 8,
         num_candidates: int = 8,
         max_rounds: int = 3,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from agents.bound.episode import Episode, world_of
 from envs.cluster import NO_HASHES, InstanceTraits
@@ -98,7 +98,7 @@ class Search:
         """The mean TTFT."""
         return float(self.ttft_s.mean())
 
-    def improve(self, taken_out: Sequence[int] = (), first: int = 0, stop: int | None = None) -> float:
+    def improve(self, taken_out: ArrayLike = (), first: int = 0, stop: int | None = None) -> float:
         """Look for a better place of each request from ``first`` to before ``stop``, by default all.
 
         Requests that are ``taken_out`` have no place in the plan until their turn comes. If all of them are,
@@ -108,8 +108,8 @@ class Search:
             By what share of the mean TTFT the plan is better; 0 where it stays as it was.
         """
         before, ttft_s, cost_s = self.plan.copy(), self.ttft_s, self.cost_s
-        if len(taken_out):
-            self.plan[taken_out] = NONE
+        self.plan[np.asarray(taken_out, np.intp)] = NONE
+        if (self.plan == NONE).any():
             self._play()
         self._begin()
         for number in range(len(self._requests) if stop is None else stop):

@@ -34,7 +34,7 @@ def configured(*overrides):
 
 
 def test_it_is_evaluated_like_any_policy_and_bracketed(tmp_path):
-    config = configured(CLAIRVOYANT)
+    config = configured(CLAIRVOYANT, "policies.bound.max_placed=200")
     cells.run(config, tmp_path)
     found = brackets(config)["bound"]
     for seed, bracket in zip((0, 1), found, strict=True):

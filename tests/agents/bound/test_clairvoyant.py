@@ -69,7 +69,7 @@ def test_it_finds_the_best_of_all_assignments(seed):
         play_plan(env, seed, dict(zip(first.names, plan, strict=True)), rule).cost_s
         for plan in product(range(2), repeat=8)
     ]
-    clairvoyant = Clairvoyant(rule)
+    clairvoyant = Clairvoyant(rule, max_placed=400)
     clairvoyant.foresee(env, seed)
     floor_s, found_s, rule_s = clairvoyant.bracket
     assert floor_s <= min(costs) <= found_s <= rule_s == first.cost_s
@@ -103,7 +103,7 @@ WORLDS = {
 @pytest.mark.parametrize("options", WORLDS.values(), ids=WORLDS.keys())
 def test_it_is_never_worse_than_its_rule_and_comes_out_as_foreseen(options):
     env = tiny_env(60, rate_per_s=20.0, counts=(2, 1), **options)
-    clairvoyant, rule = Clairvoyant(LlmdTokenLoad(), num_rebuilt=1), LlmdTokenLoad()
+    clairvoyant, rule = Clairvoyant(LlmdTokenLoad(), max_placed=500, window=20), LlmdTokenLoad()
     by_rule, found = play(env, rule, seed=3), play(env, clairvoyant, seed=3)
     assert isinstance(clairvoyant, Foreseeing)
     floor_s, found_s, rule_s = clairvoyant.bracket
@@ -114,7 +114,7 @@ def test_it_is_never_worse_than_its_rule_and_comes_out_as_foreseen(options):
         assert ttft_s(by_rule.ledger).mean() == pytest.approx(rule_s, rel=1e-12)
     if not failed[1]:
         assert ttft_s(found.ledger).mean() == pytest.approx(found_s, rel=1e-12)
-    again = play(env, Clairvoyant(LlmdTokenLoad(), num_rebuilt=1), seed=3)
+    again = play(env, Clairvoyant(LlmdTokenLoad(), max_placed=500, window=20), seed=3)
     assert again.ledger.equals(found.ledger)
     assert again.counters == found.counters
 
@@ -122,7 +122,7 @@ def test_it_is_never_worse_than_its_rule_and_comes_out_as_foreseen(options):
 def test_a_dying_instance_is_left_before_it_dies():
     env = tiny_env(60, rate_per_s=20.0, counts=(2, 1), world=FAILING)
     assert np.isinf(ttft_s(play(env, RoundRobin(), seed=3).ledger)).any()
-    assert not np.isinf(ttft_s(play(env, Clairvoyant(RoundRobin()), seed=3).ledger)).any()
+    assert not np.isinf(ttft_s(play(env, Clairvoyant(RoundRobin(), max_placed=100), seed=3).ledger)).any()
 
 
 def test_what_cannot_be_foreseen_is_refused():
@@ -130,5 +130,5 @@ def test_what_cannot_be_foreseen_is_refused():
         Clairvoyant(LlmdTokenLoad()).foresee(tiny_env(8, world=World(mean_time_to_failure_s=10.0)), 0)
     with pytest.raises(RuntimeError, match="foresee"):
         Clairvoyant(LlmdTokenLoad()).reset(np.random.default_rng(0))
-    with pytest.raises(ValueError, match="num_rebuilt is -1"):
-        Clairvoyant(LlmdTokenLoad(), num_rebuilt=-1)
+    with pytest.raises(ValueError, match="max_placed is 0"):
+        Clairvoyant(LlmdTokenLoad(), max_placed=0)
