@@ -53,7 +53,7 @@ class Clairvoyant:
         max_placed: How often one search looks for the best place of a request, in all. A first sweep over
             all requests builds a plan from nothing, others improve it as long as they gain ``min_gain``. What
             is left goes to windows of requests in a row, drawn at random, of which a random share is taken
-            out of the plan first; what comes of it is kept if it helps.
+            out of the plan first, or sent anywhere; what comes of it is kept if it helps.
         min_gain: Share of the mean TTFT.
         window: Requests in such a window.
         lookahead: First tokens that a move is judged by, see ``Search``.
@@ -121,8 +121,8 @@ class Clairvoyant:
         while num_left >= window:
             num_left -= window
             first = int(rng.integers(num_requests - window + 1))
-            is_out = rng.random(window) < rng.random()
-            search.improve(first + np.flatnonzero(is_out), first, first + window)
+            numbers = first + np.flatnonzero(rng.random(window) < rng.random())
+            search.improve(numbers, rng if rng.random() < 0.5 else None, first, first + window)
         return search
 
     def reset(self, rng: np.random.Generator) -> None:

@@ -98,18 +98,28 @@ class Search:
         """The mean TTFT."""
         return float(self.ttft_s.mean())
 
-    def improve(self, taken_out: ArrayLike = (), first: int = 0, stop: int | None = None) -> float:
+    def improve(
+        self,
+        numbers: ArrayLike = (),
+        rng: np.random.Generator | None = None,
+        first: int = 0,
+        stop: int | None = None,
+    ) -> float:
         """Look for a better place of each request from ``first`` to before ``stop``, by default all.
 
-        Requests that are ``taken_out`` have no place in the plan until their turn comes. If all of them are,
-        the plan is built from nothing.
+        Args:
+            numbers: Requests that lose their place in the plan before. If all do, it is built from nothing.
+            rng: Draws them another place; none: they have none until their turn comes.
+            first: See above.
+            stop: See above.
 
         Returns:
             By what share of the mean TTFT the plan is better; 0 where it stays as it was.
         """
         before, ttft_s, cost_s = self.plan.copy(), self.ttft_s, self.cost_s
-        self.plan[np.asarray(taken_out, np.intp)] = NONE
-        if (self.plan == NONE).any():
+        changed = np.asarray(numbers, np.intp)
+        if len(changed):
+            self.plan[changed] = NONE if rng is None else [self._any(number, rng) for number in changed]
             self._play()
         self._begin()
         for number in range(len(self._requests) if stop is None else stop):
@@ -128,6 +138,9 @@ class Search:
         self.ttft_s = np.zeros(len(self._requests))
         for index in range(len(self._past)):
             self._future(index, self.ttft_s)
+
+    def _any(self, number: int, rng: np.random.Generator) -> int:
+        return int(rng.choice(np.flatnonzero(self._allowed[number])))
 
     def _begin(self) -> None:
         for past, fate in zip(self._past, self._fates, strict=True):

@@ -61,7 +61,7 @@ def ttft_s(ledger):
     return np.where(requests["failure"] == "", requests["ttft_s"], np.inf)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_it_finds_the_best_of_all_assignments(seed):
     env, rule = tiny_env(8), LlmdTokenLoad()
     first = play_plan(env, seed, {}, rule)
@@ -69,11 +69,11 @@ def test_it_finds_the_best_of_all_assignments(seed):
         play_plan(env, seed, dict(zip(first.names, plan, strict=True)), rule).cost_s
         for plan in product(range(2), repeat=8)
     ]
-    clairvoyant = Clairvoyant(rule, max_placed=400)
+    clairvoyant = Clairvoyant(rule, max_placed=800)
     clairvoyant.foresee(env, seed)
     floor_s, found_s, rule_s = clairvoyant.bracket
     assert floor_s <= min(costs) <= found_s <= rule_s == first.cost_s
-    assert found_s == pytest.approx(min(costs), rel=0.02)
+    assert found_s == min(costs)
 
 
 THROTTLED = World(schedule=Schedule([{"at_s": 1.0, "instance": 0, "what": "slow", "factor": 5.0}]))

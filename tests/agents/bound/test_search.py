@@ -66,8 +66,8 @@ def test_no_sweep_makes_it_worse_and_what_it_says_is_played():
     costs_s, gains = [search.cost_s], []
     rng = np.random.default_rng(0)
     for share, first, stop in ((0.0, 0, None), (1.0, 0, None), (0.3, 20, 60), (0.3, 0, 150)):
-        taken_out = first + np.flatnonzero(rng.random((stop or 150) - first) < share)
-        gains.append(search.improve(taken_out, first, stop))
+        numbers = first + np.flatnonzero(rng.random((stop or 150) - first) < share)
+        gains.append(search.improve(numbers, rng if first else None, first, stop))
         costs_s.append(search.cost_s)
         assert gains[-1] == pytest.approx(1 - costs_s[-1] / costs_s[-2])
     assert min(gains) >= 0
