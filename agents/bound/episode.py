@@ -30,7 +30,7 @@ class Episode(NamedTuple):
     requests: list[Request]
     names: list[Hashable]
     instances: NDArray[np.int64]
-    """Where each went at last, ``[num_requests]``."""
+    """Where each was sent at first, ``[num_requests]``."""
     allowed: NDArray[np.bool_]
     """Where each could have gone at first, ``[num_requests, num_instances]``."""
     ttft_s: NDArray[np.float64]
@@ -113,7 +113,7 @@ class Planned:
             self.num_by_rule += 1
         if name not in self.asked:
             self.asked[name] = request, mask[: len(self._env.cluster.traits)] & _serving(self._env)
-        self.went[name] = decision.instance
+            self.went[name] = decision.instance
         self.decided.append(name)
         return decision
 

@@ -86,7 +86,8 @@ class Trial(NamedTuple):
     omitted: int = NONE
     """A request that it does not get."""
     lookahead: int = 1 << 62
-    """Stop after so many first tokens, the extra request's among them."""
+    """Stop after so many first tokens, the extra request's among them, and where the instance fails later not
+    before that one is done."""
     most_s: float = np.inf
     """Stop where the change is more than this by then."""
 
@@ -238,6 +239,17 @@ def _send(branch: Branch, requests: NDArray[np.void], fate: Fate, trial: Trial, 
 
 
 @njit(cache=True)
+def _is_safe(branch: Branch, fate: Fate, number: int) -> bool:
+    """Whether a request, if there is one, cannot be lost any more, or is."""
+    if number == NONE or not _is_in_flight(branch.state, number):
+        return True
+    for place in range(branch.progress[NUM_BEFALLEN], fate.at_s.shape[0]):
+        if fate.what[place] == FAIL:
+            return False
+    return True
+
+
+@njit(cache=True)
 def try_out(past: Branch, scratch: Branch, requests: NDArray[np.void], fate: Fate, trial: Trial) -> float:
     """Let an instance's future happen on a copy.
 
@@ -272,7 +284,9 @@ def try_out(past: Branch, scratch: Branch, requests: NDArray[np.void], fate: Fat
         passed = _pass_time(scratch, fate, trial, now_s)
         change_s += passed[0]
         num_seen += passed[1]
-        if change_s > trial.most_s or (num_seen >= trial.lookahead and is_out):
+        if change_s > trial.most_s:
+            return change_s
+        if num_seen >= trial.lookahead and is_out and _is_safe(scratch, fate, trial.extra):
             return change_s
         change_s += _send(scratch, requests, fate, trial, number)
         is_out = is_out or (not fate.takes[number] and number == trial.extra)

@@ -107,7 +107,8 @@ def test_share_of_the_gap_closed_by_hand():
     assert share_of_gap_closed(rule, rule, bound) == Estimate(0.0, 0.0, 0.0)
     assert share_of_gap_closed(bound, rule, bound) == Estimate(1.0, 1.0, 1.0)
     worse = share_of_gap_closed(rule + 1.0, rule, bound)
-    assert worse.low <= worse.value == pytest.approx(-0.5) <= worse.high < 0
+    assert worse.value == pytest.approx(-0.5)
+    assert worse.low <= worse.value <= worse.high < 0
     assert np.isnan(share_of_gap_closed(bound, rule, rule).value)
     with pytest.raises(ValueError, match="one length"):
         share_of_gap_closed([1.0], rule, bound)

@@ -27,9 +27,11 @@ def tiny_env(num_requests, rate_per_s=12.0, world=None, counts=(1, 1), closed_lo
     }
     if closed_loop:
         workload = sessions.workload(
-            num_sessions=8,
-            sessions_per_s=4.0,
+            num_sessions=12,
+            sessions_per_s=20.0,
+            turns_median=4,
             turns_max=6,
+            new_median=1500,
             new_max=2000,
             output_median=40,
             output_max=200,
@@ -61,7 +63,7 @@ def ttft_s(ledger):
     return np.where(requests["failure"] == "", requests["ttft_s"], np.inf)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_it_finds_the_best_of_all_assignments(seed):
     env, rule = tiny_env(8), LlmdTokenLoad()
     first = play_plan(env, seed, {}, rule)
@@ -102,8 +104,8 @@ WORLDS = {
 
 @pytest.mark.parametrize("options", WORLDS.values(), ids=WORLDS.keys())
 def test_it_is_never_worse_than_its_rule_and_comes_out_as_foreseen(options):
-    env = tiny_env(60, rate_per_s=20.0, counts=(2, 1), **options)
-    clairvoyant, rule = Clairvoyant(LlmdTokenLoad(), max_placed=500, window=20), LlmdTokenLoad()
+    env = tiny_env(40, rate_per_s=20.0, counts=(2, 1), **options)
+    clairvoyant, rule = Clairvoyant(LlmdTokenLoad(), max_placed=120, window=20), LlmdTokenLoad()
     by_rule, found = play(env, rule, seed=3), play(env, clairvoyant, seed=3)
     assert isinstance(clairvoyant, Foreseeing)
     floor_s, found_s, rule_s = clairvoyant.bracket
@@ -114,13 +116,18 @@ def test_it_is_never_worse_than_its_rule_and_comes_out_as_foreseen(options):
         assert ttft_s(by_rule.ledger).mean() == pytest.approx(rule_s, rel=1e-12)
     if not failed[1]:
         assert ttft_s(found.ledger).mean() == pytest.approx(found_s, rel=1e-12)
-    again = play(env, Clairvoyant(LlmdTokenLoad(), max_placed=500, window=20), seed=3)
-    assert again.ledger.equals(found.ledger)
-    assert again.counters == found.counters
+
+
+def test_the_same_seed_finds_the_same():
+    ledgers = []
+    for _ in range(2):
+        env = tiny_env(30, world=World(network_jitter_s=0.1))
+        ledgers.append(play(env, Clairvoyant(LlmdTokenLoad(), max_placed=120, window=10), seed=3).ledger)
+    assert ledgers[0].equals(ledgers[1])
 
 
 def test_a_dying_instance_is_left_before_it_dies():
-    env = tiny_env(60, rate_per_s=20.0, counts=(2, 1), world=FAILING)
+    env = tiny_env(40, rate_per_s=20.0, counts=(2, 1), world=FAILING)
     assert np.isinf(ttft_s(play(env, RoundRobin(), seed=3).ledger)).any()
     assert not np.isinf(ttft_s(play(env, Clairvoyant(RoundRobin(), max_placed=100), seed=3).ledger)).any()
 

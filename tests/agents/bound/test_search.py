@@ -71,6 +71,6 @@ def test_no_sweep_makes_it_worse_and_what_it_says_is_played():
         costs_s.append(search.cost_s)
         assert gains[-1] == pytest.approx(1 - costs_s[-1] / costs_s[-2])
     assert min(gains) >= 0
-    assert costs_s[-1] < 0.7 * costs_s[0]
+    assert costs_s[-1] < 0.8 * costs_s[0]
     played = play_plan(env, 0, played._replace(instances=search.plan).plan, Random())
     assert np.array_equal(search.ttft_s, played.ttft_s)
