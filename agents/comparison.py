@@ -56,11 +56,11 @@ def share_of_gap_closed(values: ArrayLike, rule: ArrayLike, bound: ArrayLike, se
         bound: Of what is known to be possible (``agents.bound``), or known to be impossible to beat.
         seed: Of the resampling.
     """
-    samples = tuple(np.asarray(each, np.float64) for each in (values, rule, bound))
-    if len({sample.shape for sample in samples}) > 1 or samples[0].ndim != 1:
-        shapes = ", ".join(str(sample.shape) for sample in samples)
+    sample, worst, best = (np.asarray(each, np.float64) for each in (values, rule, bound))
+    if not sample.shape == worst.shape == best.shape or sample.ndim != 1:
+        shapes = f"{sample.shape}, {worst.shape} and {best.shape}"
         raise ValueError(f"paired samples must have one length, not shapes {shapes}")
-    return bootstrap(samples, _share, float(_share(*samples, axis=0)), seed)
+    return bootstrap((sample, worst, best), _share, float(_share(sample, worst, best, axis=0)), seed)
 
 
 def _share(

@@ -48,7 +48,7 @@ def brackets(config: DictConfig) -> dict[str, list[Bracket]]:
 
 def table(found: dict[str, list[Bracket]]) -> str:
     """Means over seeds, with 95 % intervals."""
-    lines = [("policy", "floor, s", "found, s", "rule, s", "found, of the rule's")]
+    lines: list[tuple[str, ...]] = [("policy", "floor, s", "found, s", "rule, s", "found, of the rule's")]
     for name, rows in found.items():
         floor_s, found_s, rule_s = (mean_over_seeds(column) for column in zip(*rows, strict=True))
         cells = (f"{each.value:.3f} [{each.low:.3f}, {each.high:.3f}]" for each in (floor_s, found_s, rule_s))

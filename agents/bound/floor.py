@@ -32,7 +32,7 @@ from agents.bound.episode import Episode, world_of
 from envs.cluster import Request
 from envs.emulator.build import InstanceConfig
 from envs.emulator.cluster import EmulatedCluster
-from envs.emulator.step_time import attended_pairs, step_time_s
+from envs.emulator.step_time import step_time_s
 
 Array = NDArray[np.float64]
 
@@ -110,7 +110,7 @@ def _times_s(
     law, most_tokens = config.profile.law, config.max_num_batched_tokens
     cached = hits if config.prefix_caching else np.zeros_like(hits)
     tokens = (num_prompt_tokens - cached).astype(np.float64)
-    pairs = attended_pairs(tokens, cached)
+    pairs: Array = tokens * (cached + 0.5 * (tokens + 1.0))  # ``attended_pairs`` of each
     steps_s = np.array([step_time_s(law, num, 0.0, 0.0, 0.0) for num in range(1, most_tokens + 1)])
     token_s = float((steps_s / np.arange(1, most_tokens + 1)).min())
     num_steps = np.ceil(tokens / most_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -189,11 +190,11 @@ class Search:
         self.plan[number] = there
         self.ttft_s = np.where(self.plan == here, left_s, np.where(self.plan == there, joined_s, self.ttft_s))
 
-    def _future(self, index: int, after_s: NDArray[np.float64], *trial: float) -> float:
-        """See ``try_out``."""
+    def _future(self, index: int, after_s: NDArray[np.float64], *limits: Any) -> float:
+        """See ``try_out``; ``limits`` are the last fields of ``Trial``."""
         past, scratch, fate = self._past[index], self._scratch[index], self._fates[index]
-        whole = Trial(self.plan, self.ttft_s, after_s, index, *trial)
-        return float(try_out(past, scratch, self._requests, fate, whole))
+        trial = Trial(self.plan, self.ttft_s, after_s, index, *limits)
+        return float(try_out(past, scratch, self._requests, fate, trial))
 
 
 def _fate(world: World, index: int, traits: InstanceTraits, takes: NDArray[np.bool_], idle: Branch) -> Fate:

@@ -79,8 +79,8 @@ class Trial(NamedTuple):
     """``[num_requests]``: each one's TTFT so far."""
     after_s: NDArray[np.float64]
     """Written where a first token comes: what the TTFT is now."""
-    index: int
-    """Of the instance."""
+    instance: int
+    """Which one the branch is of."""
     extra: int = NONE
     """A request that it gets besides."""
     omitted: int = NONE
@@ -269,7 +269,7 @@ def try_out(past: Branch, scratch: Branch, requests: NDArray[np.void], fate: Fat
     copy_branch(past, scratch)
     change_s, num_seen, is_out = 0.0, 0, trial.extra == NONE
     for number in range(past.progress[NUM_PASSED], requests.shape[0]):
-        if number != trial.extra and (trial.plan[number] != trial.index or number == trial.omitted):
+        if number != trial.extra and (trial.plan[number] != trial.instance or number == trial.omitted):
             scratch.state.requests[number].request_id = NONE  # whatever an earlier trial left there
             continue
         now_s = requests[number].arrived_at_s + fate.delay_s
