@@ -20,7 +20,10 @@ from envs.routing import RoutingEnv
 
 
 class Bracket(NamedTuple):
-    """What the best mean TTFT of an episode lies between, and what a rule made of it; over all requests."""
+    """What the best mean TTFT of an episode lies between, and what a rule made of it; over all requests.
+
+    One that fails for good counts ``LOST_S`` (``envs.emulator.what_if``).
+    """
 
     floor_s: float
     """No assignment has less (``agents.bound.floor``)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -77,12 +76,14 @@ class Search:
         self._scratch = [next(branch for other, branch in kinds if other == config) for config in configs]
         max_model_len = np.array([config.max_model_len for config in configs])
         fits = self._requests["num_prompt_tokens"][:, None] < max_model_len
-        self._allowed = episode.allowed & fits
-        nowhere = ~self._allowed.any(axis=1)
-        self._allowed[nowhere] = fits[nowhere]
         world = world_of(cluster)
+        delays_s = np.broadcast_to(np.asarray(world.network_delay_s, np.float64), len(configs))
+        takes = episode.allowed & fits & ~_closes(world, self._requests["arrived_at_s"], delays_s)
+        self._allowed = takes.copy()
+        nowhere = ~takes.any(axis=1)
+        self._allowed[nowhere] = fits[nowhere]
         self._fates = [
-            _fate(world, index, traits, episode.allowed[:, index] & fits[:, index], branch)
+            _fate(world, index, traits, float(delays_s[index]), takes[:, index].copy(), branch)
             for index, (traits, branch) in enumerate(zip(cluster.traits, self._past, strict=True))
         ]
         self._lookahead, self._num_candidates = lookahead, num_candidates
@@ -197,13 +198,29 @@ class Search:
         return float(try_out(past, scratch, self._requests, fate, trial))
 
 
-def _fate(world: World, index: int, traits: InstanceTraits, takes: NDArray[np.bool_], idle: Branch) -> Fate:
+def _closes(world: World, sent_at_s: NDArray[np.float64], delays_s: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether an instance stops serving while a request is on its way: ``[num_requests, num_instances]``."""
+    closes = np.zeros((len(sent_at_s), len(delays_s)), np.bool_)
+    for event in world.events:
+        if event.what in ("fail", "remove"):
+            arrive_at_s = sent_at_s + delays_s[event.instance]
+            closes[:, event.instance] |= (sent_at_s < event.at_s) & (event.at_s <= arrive_at_s)
+    return closes
+
+
+def _fate(
+    world: World,
+    index: int,
+    traits: InstanceTraits,
+    delay_s: float,
+    takes: NDArray[np.bool_],
+    idle: Branch,
+) -> Fate:
     """What befalls an instance in a world."""
     events = [event for event in world.events if event.instance == index and event.what in _BEFALLS]
-    delay_s = world.network_delay_s
     return Fate(
         prefill_tokens_per_s=traits.prefill_tokens_per_s,
-        delay_s=float(delay_s[index] if isinstance(delay_s, Sequence) else delay_s),
+        delay_s=delay_s,
         takes=takes,
         at_s=np.array([event.at_s for event in events]),
         what=np.array([_BEFALLS[event.what] for event in events], np.int64),
