@@ -36,6 +36,7 @@ from envs.routing import RoutingEnv
 __all__ = [
     "Decision",
     "Exportable",
+    "Foreseeing",
     "Judgement",
     "Learner",
     "Look",
@@ -130,6 +131,18 @@ class Trainable(Protocol):
 
     def policy(self, directory: Path) -> Policy:
         """What was trained there. Raises ``FileNotFoundError`` or ``ValueError`` where nothing whole is."""
+        ...
+
+
+@runtime_checkable
+class Foreseeing(Policy, Protocol):
+    """No router, but a mark for routers: it is shown the episode before it decides."""
+
+    def foresee(self, env: RoutingEnv, seed: int) -> None:
+        """Play the episode of ``seed`` as often as it likes; what is reset and decided next is that episode.
+
+        Raises ``ValueError`` where the environment cannot be played again.
+        """
         ...
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from agents.defences.defence import learns
 from agents.per_router import per_router
-from agents.policy import Policy
+from agents.policy import Foreseeing, Policy
 from envs.feedback import Feedback
 from envs.live.recorder import Recorder
 from envs.observation import Observation
@@ -131,9 +131,15 @@ def finish(
 
 
 def play(env: RoutingEnv, policy: Policy, seed: int, recorder: Recorder | None = None) -> Rollout:
-    """Let ``policy`` route the stream of ``seed`` from its start to its end; a copy of it per router."""
+    """Let ``policy`` route the stream of ``seed`` from its start to its end; a copy of it per router.
+
+    One that foresees does so before; it stands for all routers.
+    """
     num_learned = 0 if learns(policy) else None
-    policy = per_router(policy, env)
+    if isinstance(policy, Foreseeing):
+        policy.foresee(env, seed)
+    else:
+        policy = per_router(policy, env)
     policy.reset(policy_rng(seed))
     if recorder is not None:
         recorder.begin_episode(seed)

@@ -50,23 +50,28 @@ def _slots_of(state: State, index: int) -> NDArray[np.int64]:
     return slots
 
 
+@njit(cache=True)
 def slow(state: State, index: int, factor: float, now_s: float) -> None:
     """Let the steps that an instance chooses from now on take ``factor`` times as long as by its law."""
     instance = state.instances[index]
-    instance["slowdown"] = factor
-    instance["num_decode_steps"] = 0  # the next step is not like the last
-    instance["looks_from_step"] = 0
+    instance.slowdown = factor
+    instance.num_decode_steps = 0  # the next step is not like the last
+    instance.looks_from_step = 0
     state.wakes_at_s[index] = now_s
 
 
+@njit(cache=True)
 def flush_cache(state: State, index: int) -> None:
     """Let an instance forget every block hash, also of blocks in use; no request loses a block.
 
     vLLM's ``reset_prefix_cache`` (vllm/v1/core/block_pool.py) does this to an idle engine, and refuses
     others. Blocks keep their place in the eviction order.
     """
-    row = state.instances[index]
-    first_slot, first_block = int(row["first_cache_slot"]), int(row["first_block"])
-    state.cache_slots["block_hash"][first_slot : first_slot + int(row["cache_slot_mask"]) + 1] = NO_HASH
-    row["num_loose_blocks"], row["may_have_orphans"] = 0, False
-    state.blocks["kind"][first_block : first_block + int(row["num_blocks"])] = UNCACHED
+    instance = state.instances[index]
+    first_slot, first_block = instance.first_cache_slot, instance.first_block
+    for slot in range(first_slot, first_slot + instance.cache_slot_mask + 1):
+        state.cache_slots[slot].block_hash = NO_HASH
+    instance.num_loose_blocks = 0
+    instance.may_have_orphans = False
+    for block in range(first_block, first_block + instance.num_blocks):
+        state.blocks[block].kind = UNCACHED

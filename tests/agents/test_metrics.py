@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from agents.comparison import mean_over_seeds, relative_difference
+from agents.comparison import Estimate, mean_over_seeds, relative_difference, share_of_gap_closed
 from agents.metrics import figures
 
 
@@ -99,3 +99,16 @@ def test_interval_is_scipys_and_reproducible():
     ).confidence_interval
     assert (estimate.low, estimate.high) == pytest.approx((interval.low, interval.high), abs=0.15)
     assert np.isnan(mean_over_seeds([1.0]).low)
+
+
+def test_share_of_the_gap_closed_by_hand():
+    rule, bound = np.array([2.0, 4.0, 6.0]), np.array([1.0, 1.0, 4.0])
+    assert share_of_gap_closed([1.5, 3.0, 4.5], rule, bound).value == pytest.approx(0.5)
+    assert share_of_gap_closed(rule, rule, bound) == Estimate(0.0, 0.0, 0.0)
+    assert share_of_gap_closed(bound, rule, bound) == Estimate(1.0, 1.0, 1.0)
+    worse = share_of_gap_closed(rule + 1.0, rule, bound)
+    assert worse.value == pytest.approx(-0.5)
+    assert worse.low <= worse.value <= worse.high < 0
+    assert np.isnan(share_of_gap_closed(bound, rule, rule).value)
+    with pytest.raises(ValueError, match="one length"):
+        share_of_gap_closed([1.0], rule, bound)

@@ -1,0 +1,52 @@
+import pytest
+from hydra import compose, initialize_config_module
+
+from agents import cells
+from agents.bound.__main__ import brackets, table
+from agents.cells import Cell
+from agents.config import register
+from conf.build import ConfigError
+
+register()
+TINY = (
+    "cluster=tiny",
+    "workload.num_generated=60",
+    "workload.num_requests=30",
+    "workload.start=random",
+    "workload.rate_per_s=20",
+    "workload.max_model_len=2000",
+    "workload.prompt_median=300",
+    "workload.prompt_min=1",
+    "workload.prompt_max=1500",
+    "workload.output_median=20",
+    "workload.output_max=100",
+    "seeds=[0,1]",
+    "num_workers=1",
+    "reference=llmd_token_load",
+    "+agent@policies.llmd_token_load=llmd_token_load",
+)
+CLAIRVOYANT = "+agent@policies.bound=clairvoyant"
+
+
+def configured(*overrides):
+    with initialize_config_module("conf", version_base="1.3"):
+        return compose("evaluate", [*TINY, *overrides, "directory=unused"])
+
+
+def test_it_is_evaluated_like_any_policy_and_bracketed(tmp_path):
+    config = configured(CLAIRVOYANT, "policies.bound.max_placed=200")
+    cells.run(config, tmp_path)
+    found = brackets(config)["bound"]
+    for seed, bracket in zip((0, 1), found, strict=True):
+        by_rule = cells.read(tmp_path, Cell("llmd_token_load", seed))[0]["ttft_s"].mean()
+        ledger, side = cells.read(tmp_path, Cell("bound", seed))
+        assert bracket.floor_s < bracket.found_s < bracket.rule_s
+        assert (ledger["ttft_s"].mean(), by_rule) == pytest.approx(bracket[1:])
+        assert side["counters"]["fallback_rule"] == 0
+    mean = sum(bracket.found_s for bracket in found) / 2
+    assert f"{mean:.3f}" in table({"bound": found})
+
+
+def test_without_a_clairvoyant_there_is_nothing_to_bracket():
+    with pytest.raises(ConfigError, match="none is a clairvoyant"):
+        brackets(configured())
