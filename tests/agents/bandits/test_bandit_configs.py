@@ -13,7 +13,7 @@ from agents.policy import Learner
 from .two_speed_fleet import look
 
 CONF = Path(__file__).parents[3] / "conf" / "agent"
-NAMES = ("linucb", "thompson", "lodestar", "marginal_delay")
+NAMES = ("linucb", "thompson", "lodestar", "marginal_delay", "exp4")
 
 
 def nodes(config):

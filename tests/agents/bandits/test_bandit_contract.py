@@ -11,7 +11,10 @@ from agents.bandits.linucb import LinUCB
 from agents.bandits.lodestar import Lodestar
 from agents.bandits.marginal_delay import MarginalDelay
 from agents.bandits.predictor import Training
+from agents.bandits.rule_mixture import RuleMixture
 from agents.bandits.thompson import ThompsonSampling
+from agents.heuristics.least_in_flight import LeastInFlight
+from agents.heuristics.llmd_token_load import LlmdTokenLoad
 from agents.policy import Learner
 from envs import observation as table
 
@@ -31,6 +34,10 @@ def learning_lodestar():
     return Lodestar(
         FewestInFlight(), training, first_training=400, retrain_every=400, epsilon=0.1, min_epsilon=0.0
     )
+
+
+def rule_mixture():
+    return RuleMixture({"load": LeastInFlight(), "tokens": LlmdTokenLoad()})
 
 
 BANDITS = {
@@ -112,7 +119,7 @@ def _arguments(bandit):
         fresh = small_lodestar()
         names = ("fallback", "training", "first_training", "retrain_every", "replay_size")
         return {**{name: getattr(fresh, name) for name in names}, "fifo_size": 200}
-    return {}
+    return {"rules": rule_mixture().rules} if isinstance(bandit, RuleMixture) else {}
 
 
 def test_state_does_not_change_under_its_holder(bandit):
