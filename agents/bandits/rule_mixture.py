@@ -21,12 +21,12 @@ class RuleMixture:
     """Draws an instance from a mixture of rules whose weights are learned: EXP4, or optimistic FTRL.
 
     Every rule gives its probabilities ξ of the instances. The mixture's are p = (1 - γ) Σ w ξ + γ / n over
-    the n instances that may be chosen. Of an outcome at instance i, a rule's loss is estimated, unbiased,
-    as ``ξ_i / p_i * min(ttft / max_ttft, 1)`` (Auer, Cesa-Bianchi, Freund and Schapire 2002, EXP4). The weights
-    are those of follow the regularised leader with entropy, ``w ∝ exp(-η (L + m))``, L being the sum of all
-    losses so far and m a guess of the next one: 0, as in EXP4, or the last one (optimistic FTRL: Rakhlin and
-    Sridharan 2013). Outcomes come late, so that regret grows with the delay; and a rule is judged on a fleet
-    that the mixture has loaded, not on the one that it would have made.
+    the n instances that may be chosen. An outcome at instance i says of a rule's loss, without bias,
+    ``ξ_i / p_i * min(ttft / max_ttft, 1)`` (EXP4: Auer, Cesa-Bianchi, Freund and Schapire 2002). The
+    weights are those of follow the regularised leader with entropy, ``w ∝ exp(-η (L + m))``, L being the
+    sum of all losses so far and m a guess of the next one: 0, as in EXP4, or the last one (optimistic FTRL:
+    Rakhlin and Sridharan 2013). Outcomes come late, so that regret grows with the delay; and a rule is
+    judged on a fleet that the mixture has loaded, not on the one that it would have made.
 
     Args:
         rules: Heuristics, by name.
