@@ -334,6 +334,13 @@ def encode(
     return encoded
 
 
+def decode(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The physical values of encoded rows, ``[..., len(ENCODED_NAMES)]``; of masked ones 0."""
+    values = rows.astype(np.float64)
+    values[..., _LOG] = np.expm1(values[..., _LOG])
+    return values * _SCALE
+
+
 def check_finite(instances: NDArray[np.generic], request: NDArray[np.generic]) -> None:
     """Raise ``ValueError`` naming the first feature that is NaN or infinite, if any."""
     for values, features in ((instances, INSTANCE_FEATURES), (request, REQUEST_FEATURES)):

@@ -13,6 +13,7 @@ from adversary.feature.torch_encoding import encode
 from agents.bandits.linear_bandit import LinearBandit
 from agents.bandits.lodestar import Lodestar
 from agents.bandits.predictor import Predictor
+from agents.bandits.prefix_freshness import AGE, HIT
 from agents.policy import Policy
 from agents.rl.sb3_policy import Sb3Policy
 
@@ -79,10 +80,18 @@ class _LodestarScores:
             pairs = zip(predictor.weights, predictor.biases, strict=True)
             self._layers = [(torch.from_numpy(weight), torch.from_numpy(bias)) for weight, bias in pairs]
         values = encode(instances, request, mask)
+        if self._policy.freshness_half_life_s is not None:
+            values = _with_freshness(values, self._policy.freshness_half_life_s)
         for weight, bias in self._layers[:-1]:
             values = torch.relu(values @ weight + bias)
         weight, bias = self._layers[-1]
         return (values @ weight + bias)[..., 0]
+
+
+def _with_freshness(rows: Tensor, half_life_s: float) -> Tensor:
+    """``agents.bandits.prefix_freshness.with_freshness`` in torch."""
+    fresh = rows[..., HIT] * torch.exp2(-torch.expm1(rows[..., AGE]) / half_life_s)
+    return torch.cat([rows, fresh[..., None]], dim=-1)
 
 
 def _linear(policy: LinearBandit, encoded: Tensor) -> Tensor:

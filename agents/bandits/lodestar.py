@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.bandits.anti_greedy import AntiGreedy
 from agents.bandits.buffers import (
     FifoBuffer,
     concatenate,
@@ -19,13 +20,14 @@ from agents.bandits.checkpoint import check_header, header, pack_rng, require_rn
 from agents.bandits.choice import best_instances, pick, share_of_best
 from agents.bandits.pending import PendingDecisions
 from agents.bandits.predictor import Predictor, Training, load_predictor
+from agents.bandits.prefix_freshness import with_freshness
+from agents.heuristics.heuristic import least
 from agents.hyperparameters import check_counts, check_positive, check_range
 from agents.policy import Decision, Judgement, Learner, Look, Policy, valid_instances
 from envs.feedback import Feedback
 from envs.observation import ENCODED_NAMES, Observation, encode
 
 TIE_TOLERANCE = 1e-6
-NUM_FEATURES = len(ENCODED_NAMES)
 
 
 class Lodestar:
@@ -33,7 +35,8 @@ class Lodestar:
 
     The fallback decides before the first training round (counted ``fallback_cold``) and where a feature lies
     outside of what the training buffer held (``fallback_out_of_range``). Otherwise, with probability epsilon,
-    any instance is chosen (``explored``, even where that is the best one). Propensities are exact.
+    any instance is chosen (``explored``, even where that is the best one); where the KV caches are full, the
+    best of those that ``AntiGreedy`` keeps (``confined``). Propensities are exact.
 
     Training is synchronous: it happens inside ``observe``, where virtual time stands still; about a second
     per round. The model is replaced between two decisions, never within one.
@@ -52,6 +55,10 @@ class Lodestar:
         range_check: ``chosen``: fall back where the row of the best instance is out of range. ``any``: where
             the row of any instance is. Buffers hold chosen instances only, so that under ``any`` the most
             loaded instance keeps the model out.
+        freshness_half_life_s: of the feature that ``with_freshness`` adds; None: it is not added.
+        num_candidates: instances that the anti-greedy filter keeps (``AntiGreedy``); 0: there is no filter.
+        max_kv_cache_usage: mean KV usage beyond which it filters.
+        min_hit_tokens: longest match, in tokens, beyond which it does.
         max_pending: decisions remembered while their outcome is not known.
     """
 
@@ -68,6 +75,10 @@ class Lodestar:
         min_epsilon: float = 0.05,
         max_ttft_s: float = 15.0,
         range_check: str = "chosen",
+        freshness_half_life_s: float | None = 15.0,
+        num_candidates: int = 2,
+        max_kv_cache_usage: float = 0.8,
+        min_hit_tokens: float = 100.0,
         max_pending: int = 100_000,
     ) -> None:
         if isinstance(fallback, Learner):
@@ -86,16 +97,23 @@ class Lodestar:
         check_positive(max_ttft_s=max_ttft_s)
         if range_check not in ("chosen", "any"):
             raise ValueError(f"range_check is {range_check!r}, it must be 'chosen' or 'any'")
+        if freshness_half_life_s is not None:
+            check_positive(freshness_half_life_s=freshness_half_life_s)
         self.fallback, self.training = fallback, training
         self.first_training, self.retrain_every, self.replay_size = first_training, retrain_every, replay_size
         self.epsilon, self.epsilon_decay, self.min_epsilon = epsilon, epsilon_decay, min_epsilon
         self.max_ttft_s, self.range_check = max_ttft_s, range_check
+        self.freshness_half_life_s = freshness_half_life_s
+        self.num_features = len(ENCODED_NAMES) + (freshness_half_life_s is not None)
+        self.anti_greedy = (
+            AntiGreedy(max_kv_cache_usage, min_hit_tokens, num_candidates) if num_candidates else None
+        )
         self.predictor: Predictor | None = None
         self.num_rounds = 0
         self._epsilon = epsilon
         self._num_new_samples = 0
-        self._fifo = FifoBuffer(fifo_size, NUM_FEATURES)
-        self._replay = no_samples(NUM_FEATURES)
+        self._fifo = FifoBuffer(fifo_size, self.num_features)
+        self._replay = no_samples(self.num_features)
         self._pending = PendingDecisions(max_pending)
         self._rng: np.random.Generator | None = None
         self._fallback_rng: np.random.Generator | None = None
@@ -103,7 +121,15 @@ class Lodestar:
 
     def _reset_counters(self) -> None:
         self._counters = dict.fromkeys(
-            ("fallback_cold", "fallback_out_of_range", "explored", "filtered_feedback", "training_rounds"), 0
+            (
+                "fallback_cold",
+                "fallback_out_of_range",
+                "explored",
+                "confined",
+                "filtered_feedback",
+                "training_rounds",
+            ),
+            0,
         )
 
     def reset(self, rng: np.random.Generator) -> None:
@@ -123,9 +149,13 @@ class Lodestar:
             self._counters["fallback_cold"] += 1
             return self._fall_back(observation, rows)
         scores = np.full(len(rows), -np.inf)
-        scores[valid] = self.predictor.predict(rows)[valid]
-        best = best_instances(scores, valid, TIE_TOLERANCE)
-        if self.predictor.out_of_range(rows[best if self.range_check == "chosen" else valid]):
+        features = self._features(rows)
+        scores[valid] = self.predictor.predict(features)[valid]
+        kept = valid
+        if self.anti_greedy is not None:
+            kept = valid[self.anti_greedy.kept(observation["instances"][valid], observation["request"])]
+        best = best_instances(scores, kept, TIE_TOLERANCE)
+        if self.predictor.out_of_range(features[best if self.range_check == "chosen" else valid]):
             self._counters["fallback_out_of_range"] += 1
             return self._fall_back(observation, rows)
 
@@ -138,6 +168,7 @@ class Lodestar:
             self._counters["explored"] += 1
             instance = pick(valid, rng)
         else:
+            self._counters["confined"] += len(kept) < len(valid)
             instance = pick(best, rng)
         self._pending.remember(instance, rows[instance])
         return Decision(instance, propensities, scores)
@@ -147,15 +178,26 @@ class Lodestar:
         self._pending.remember(decision.instance, rows[decision.instance])
         return decision
 
+    def _features(self, rows: Any) -> Any:
+        """What the predictor reads of encoded rows, ``[num_rows, num_features]``; rows may be traced."""
+        return (
+            rows if self.freshness_half_life_s is None else with_freshness(rows, self.freshness_half_life_s)
+        )
+
     def export(self, look: Look) -> Judgement:
         """Judge traced instances; see ``agents.policy.Exportable``. Raises ``ValueError`` while cold."""
         if self.predictor is None:
             raise ValueError(
                 f"Lodestar has no model before it has learned {self.first_training} samples: train it longer"
             )
-        scores = self.predictor.predict(look.encoded).astype(np.float64)
-        shares = share_of_best(scores, TIE_TOLERANCE)
-        outside = self.predictor.outside(look.encoded)
+        features = self._features(look.encoded)
+        scores = self.predictor.predict(features).astype(np.float64)
+        eligible = scores
+        if self.anti_greedy is not None:
+            kept = self.anti_greedy.kept(look.instances, look.request)
+            eligible = np.where(kept, scores, least(scores) - 1.0)
+        shares = share_of_best(eligible, TIE_TOLERANCE)
+        outside = self.predictor.outside(features)
         if self.range_check == "chosen":
             outside = outside & (shares > 0.0)[:, None]
         return Judgement(scores, shares, outside.any())
@@ -177,7 +219,7 @@ class Lodestar:
         if ttft_s > self.max_ttft_s:
             self._counters["filtered_feedback"] += 1
             return False
-        self._fifo.add(row, ttft_s)
+        self._fifo.add(self._features(row[None])[0], ttft_s)
         self._num_new_samples += 1
         due = self.first_training if self.predictor is None else self.retrain_every
         if self._num_new_samples < due:
@@ -235,11 +277,11 @@ class Lodestar:
         check_header(state, "lodestar")
         if state["target"] != self.training.target:
             raise ValueError(f"state: target is {state['target']!r}, it must be {self.training.target!r}")
-        layer_sizes = self.training.layer_sizes(NUM_FEATURES)
+        layer_sizes = self.training.layer_sizes(self.num_features)
         predictor = load_predictor(state["predictor"], layer_sizes) if state["predictor"] else None
-        fifo = load_samples(state["fifo"], "fifo", NUM_FEATURES, self._fifo.capacity)
-        evicted = load_samples(state["evicted"], "evicted", NUM_FEATURES, 2**31)
-        replay = load_samples(state["replay"], "replay", NUM_FEATURES, self.replay_size)
+        fifo = load_samples(state["fifo"], "fifo", self.num_features, self._fifo.capacity)
+        evicted = load_samples(state["evicted"], "evicted", self.num_features, 2**31)
+        replay = load_samples(state["replay"], "replay", self.num_features, self.replay_size)
         self._pending.load_state(state["pending"])
         self.predictor, self._replay = predictor, replay
         self._fifo.fill(fifo, evicted)

@@ -7,6 +7,7 @@ from envs.observation import (
     INSTANCE_FEATURES,
     REQUEST_FEATURES,
     SCHEMA_HASH,
+    decode,
     encode,
     observation_space,
 )
@@ -65,6 +66,16 @@ def test_masked_rows_are_zero_and_batches_encode_alike():
     assert not encoded[1].any()
     batch = encode(np.stack([instances, instances]), np.stack([request, request]), np.stack([mask, mask]))
     np.testing.assert_array_equal(batch, np.stack([encoded, encoded]))
+
+
+def test_decoding_gives_the_physical_values_back():
+    instances, request, mask = raw()
+    rng = np.random.default_rng(0)
+    instances[:] = 10 ** rng.uniform(0, 6, instances.shape)
+    request[:] = 10 ** rng.uniform(0, 6, request.shape)
+    values = decode(encode(instances, request, mask))
+    np.testing.assert_allclose(values[:, : len(INSTANCE_FEATURES)], instances, rtol=2e-5)
+    np.testing.assert_allclose(values[0, ENCODED_NAMES.index("num_prompt_tokens")], request[0], rtol=2e-5)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

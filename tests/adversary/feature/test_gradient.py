@@ -91,7 +91,7 @@ def lodestar():
     ttft_s = np.exp(rows[:, 0] + 0.5 * rows[:, 1] - 5).astype(np.float32)
     training = Training(hidden_sizes=(16, 16), num_epochs=5, range_margin=1e3)  # the fallback never decides
     policy = Lodestar(LeastInFlight(), training, epsilon=0, min_epsilon=0)
-    policy.predictor = policy.training.train(Samples(rows, ttft_s), 0)
+    policy.predictor = policy.training.train(Samples(policy._features(rows), ttft_s), 0)
     return policy
 
 

@@ -13,7 +13,7 @@ from agents.policy import Learner
 from .two_speed_fleet import look
 
 CONF = Path(__file__).parents[3] / "conf" / "agent"
-NAMES = ("linucb", "thompson", "lodestar", "predicted_latency")
+NAMES = ("linucb", "thompson", "lodestar", "predicted_latency", "marginal_delay", "exp4")
 
 
 def nodes(config):
@@ -27,7 +27,7 @@ def nodes(config):
 def test_keys_are_the_arguments_with_their_defaults(name):
     config = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
     for node in nodes(config):
-        if not node["_target_"].startswith("agents.bandits."):
+        if not node.get("_target_", "").startswith("agents.bandits."):
             continue
         parameters = inspect.signature(get_class(node["_target_"])).parameters
         assert node.keys() - {"_target_"} == parameters.keys()

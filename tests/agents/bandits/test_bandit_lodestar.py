@@ -6,8 +6,9 @@ import pytest
 from agents.bandits.linucb import LinUCB
 from agents.bandits.lodestar import Lodestar
 from agents.bandits.predictor import Training
+from agents.bandits.prefix_freshness import with_freshness
 from envs import observation as table
-from envs.observation import encode
+from envs.observation import ENCODED_NAMES, encode
 
 from .two_speed_fleet import FewestInFlight, Fleet, look, outcome
 
@@ -26,7 +27,7 @@ def in_range(policy, rng):
     while True:
         observation = look(rng)
         rows = encode(observation["instances"], observation["request"], observation["mask"])
-        if not policy.predictor.out_of_range(rows):
+        if not policy.predictor.out_of_range(policy._features(rows)):
             return observation
 
 
@@ -105,6 +106,33 @@ def test_an_overloaded_instance_matters_only_where_chosen_or_any_is_checked(rang
     observation["mask"][worst] = 0  # what is masked does not matter
     policy.act(observation)
     assert policy.counters()["fallback_out_of_range"] == num_fallbacks
+
+
+def test_freshness_of_a_match_halves_with_its_age():
+    rows = np.zeros((3, len(ENCODED_NAMES)), np.float32)
+    rows[:, ENCODED_NAMES.index("frac_prefix_hit")] = 0.8, 0.8, 0.0
+    rows[:, ENCODED_NAMES.index("prefix_age_s")] = np.log1p([15.0, 45.0, 3600.0])
+    fresh = with_freshness(rows, 15.0)
+    np.testing.assert_array_equal(fresh[:, :-1], rows)
+    np.testing.assert_allclose(fresh[:, -1], [0.4, 0.1, 0.0], rtol=1e-5)
+    policy, without = make(), make(freshness_half_life_s=None)
+    assert policy.num_features == without.num_features + 1 == len(ENCODED_NAMES) + 1
+
+
+def test_full_caches_confine_the_choice():
+    policy = make(epsilon=0.0, min_epsilon=0.0)
+    Fleet(seed=0, delay=0).run(policy, 100)
+    everywhere = np.full(policy.num_features, np.inf, np.float32)  # no usage but 0 was seen in training
+    policy.predictor = policy.predictor._replace(low=-everywhere, high=everywhere)
+    observation = look(np.random.default_rng(1))
+    for pair in itertools.combinations(range(8), 2):
+        observation["instances"][:, table.FRAC_PREFIX_HIT] = np.isin(range(8), pair) * 0.5
+        if policy.act(observation).instance not in pair:
+            break
+    assert policy.counters()["confined"] == 0
+    observation["instances"][:, table.FRAC_KV_CACHE_USAGE] = 0.9
+    assert policy.act(observation).propensities[list(pair)].sum() == 1.0
+    assert policy.counters()["confined"] == 1
 
 
 def test_epsilon_decays_to_its_floor_and_propensities_are_exact():
@@ -198,6 +226,9 @@ def test_refuses_states_that_do_not_fit():
         {"max_ttft_s": 0.0},
         *({name: float("nan")} for name in ("epsilon", "epsilon_decay", "min_epsilon", "max_ttft_s")),
         {"range_check": "all"},
+        {"freshness_half_life_s": 0.0},
+        {"num_candidates": -1},
+        {"max_kv_cache_usage": 1.5},
     ],
 )
 def test_refuses_bad_arguments_by_name(arguments):

@@ -5,6 +5,7 @@ import torch
 
 from agents.bandits.linucb import LinUCB
 from agents.bandits.lodestar import Lodestar
+from agents.bandits.marginal_delay import MarginalDelay
 from agents.bandits.predictor import Training
 from agents.export import writing
 from agents.export.plan import Range
@@ -39,6 +40,7 @@ LEARNED = {
     "linucb": lambda: learned(LinUCB(), 50),
     "lodestar": lodestar,
     "lodestar_any": lambda: lodestar("any"),
+    "marginal_delay": lambda: learned(MarginalDelay(), 50),
     "network": network,
 }
 RULES = [name for name in CONFIGS if make(name).memory != "own"]

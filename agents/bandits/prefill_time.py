@@ -1,0 +1,120 @@
+"""What a request's first token waits for, each part in seconds by the profile: the terms of a model of TTFT.
+
+With P the profile's prefill speed (one prompt of 2048 tokens alone), n the prompt's tokens, u those of them
+that must be computed, U, N and m the uncached tokens, prompt tokens and number of the prompts ahead, D the
+tokens of context being decoded and K those of the KV cache:
+
+===============  =====================================  ==================================================
+term             seconds                                why
+===============  =====================================  ==================================================
+own              u / P                                  linear layers
+own_attention    q u (n - u / 2) / P                    each token attends to all before it
+own_beside       u / P * D / K                          decodes share the steps; their context is read too
+ahead            U / P                                  first come, first served
+ahead_attention  q U (N - U / 2) / (m P)                likewise, of m prompts of one length
+ahead_beside     U / P * D / K                          likewise
+room             max(D + N + n - 0.9 K, 0) / tokens/s   until enough blocks are free
+others           2048 * num_waiting / P                 what other routers sent, as of the last scrape
+step             decode_step_s                          the step under way
+floor            1                                      network, server, scheduler
+===============  =====================================  ==================================================
+
+q is 6e-5 per token: of the roofline profiles of Llama-3.1-8B, prefill_attention_s / token_s lies between
+5.3e-5 (A100) and 8.7e-5 (L40S). It weighs two terms and is not learned; their weights are.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from envs.observation import (
+    DECODE_STEP_S,
+    NUM_IN_FLIGHT_DECODE_TOKENS,
+    NUM_IN_FLIGHT_PREFILL_TOKENS,
+    NUM_IN_FLIGHT_PREFILLS,
+    NUM_IN_FLIGHT_UNCACHED_TOKENS,
+    NUM_KV_CACHE_TOKENS,
+    NUM_WAITING,
+    PREFILL_TOKENS_PER_S,
+    RECENT_TOKENS_PER_S,
+)
+
+TERMS = (
+    "own",
+    "own_attention",
+    "own_beside",
+    "ahead",
+    "ahead_attention",
+    "ahead_beside",
+    "room",
+    "others",
+    "step",
+    "floor",
+)
+NUM_OWN = 3
+"""The first terms are the request's own work, the others what it waits for."""
+ATTENTION_PER_TOKEN = 6e-5
+FULL = 0.9
+"""Share of the KV cache from which on a request is taken to wait for room."""
+SLOWEST_TURNOVER_S = 100.0
+"""An instance is taken to free its whole cache in this time at least, also where nothing was completed."""
+
+
+class Load(NamedTuple):
+    """What the terms are made of, ``[num_instances]`` each (the prompt's alone may be one number)."""
+
+    prefill_tokens_per_s: Any
+    num_prompt_tokens: Any
+    num_cached_tokens: Any
+    """Of this prompt, as expected there."""
+    num_uncached_ahead: Any
+    num_tokens_ahead: Any
+    num_prompts_ahead: Any
+    num_decoding_tokens: Any
+    num_kv_cache_tokens: Any
+    throughput_tokens_per_s: Any
+    num_waiting: Any
+    decode_step_s: Any
+
+
+def load_of(instances: Any, num_prompt_tokens: Any, num_cached_tokens: Any) -> Load:
+    """The load that raw features ``[num_instances, num_instance_features]`` show; arrays may be traced."""
+    return Load(
+        np.maximum(instances[:, PREFILL_TOKENS_PER_S], 1.0),
+        num_prompt_tokens,
+        num_cached_tokens,
+        instances[:, NUM_IN_FLIGHT_UNCACHED_TOKENS],
+        instances[:, NUM_IN_FLIGHT_PREFILL_TOKENS],
+        np.maximum(instances[:, NUM_IN_FLIGHT_PREFILLS], 1.0),
+        instances[:, NUM_IN_FLIGHT_DECODE_TOKENS],
+        np.maximum(instances[:, NUM_KV_CACHE_TOKENS], 1.0),
+        instances[:, RECENT_TOKENS_PER_S],
+        instances[:, NUM_WAITING],
+        instances[:, DECODE_STEP_S],
+    )
+
+
+def terms_of(load: Load) -> list[Any]:
+    """``TERMS`` in their order, seconds, ``[num_instances]`` each (the last is 1); arrays may be traced."""
+    speed, capacity = load.prefill_tokens_per_s, load.num_kv_cache_tokens
+    to_compute = np.maximum(load.num_prompt_tokens - load.num_cached_tokens, 0.0)
+    own, ahead = to_compute / speed, load.num_uncached_ahead / speed
+    context = np.maximum(load.num_prompt_tokens - 0.5 * to_compute, 0.0)
+    context_ahead = np.maximum(load.num_tokens_ahead - 0.5 * load.num_uncached_ahead, 0.0)
+    decoding = load.num_decoding_tokens / capacity
+    wanted = load.num_decoding_tokens + load.num_tokens_ahead + load.num_prompt_tokens
+    freed_per_s = np.maximum(load.throughput_tokens_per_s, capacity / SLOWEST_TURNOVER_S)
+    return [
+        own,
+        ATTENTION_PER_TOKEN * own * context,
+        own * decoding,
+        ahead,
+        ATTENTION_PER_TOKEN * ahead * context_ahead / load.num_prompts_ahead,
+        ahead * decoding,
+        np.maximum(wanted - FULL * capacity, 0.0) / freed_per_s,
+        2048.0 * load.num_waiting / speed,
+        load.decode_step_s,
+        1.0,
+    ]

@@ -1,0 +1,62 @@
+import numpy as np
+
+from agents.bandits.prefill_time import NUM_OWN, TERMS, load_of, terms_of
+from envs import observation as table
+
+
+def instance(**features):
+    row = np.zeros((1, len(table.INSTANCE_FEATURES)))
+    for name, value in features.items():
+        row[0, table.INSTANCE_NAMES.index(name)] = value
+    return row
+
+
+def terms(instances, num_prompt_tokens, num_cached_tokens):
+    values = terms_of(load_of(instances, num_prompt_tokens, num_cached_tokens))
+    return {name: float(np.ravel(value)[0]) for name, value in zip(TERMS, values, strict=True)}
+
+
+def test_terms_computed_by_hand():
+    busy = instance(
+        prefill_tokens_per_s=10_000,
+        num_in_flight_uncached_tokens=4000,
+        num_in_flight_prefill_tokens=8000,
+        num_in_flight_prefills=2,
+        num_in_flight_decode_tokens=50_000,
+        num_kv_cache_tokens=100_000,
+        recent_tokens_per_s=2000,
+        num_waiting=3,
+        decode_step_s=0.02,
+    )
+    found = terms(busy, 40_000.0, 10_000.0)
+    expected = {
+        "own": 3.0,
+        "own_attention": 6e-5 * 3.0 * 25_000,
+        "own_beside": 1.5,
+        "ahead": 0.4,
+        "ahead_attention": 6e-5 * 0.4 * 6000 / 2,
+        "ahead_beside": 0.2,
+        "room": 8000 / 2000,  # 98,000 are wanted, 90,000 are there
+        "others": 0.6144,
+        "step": 0.02,
+        "floor": 1.0,
+    }
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, err_msg=name)
+    assert TERMS[:NUM_OWN] == ("own", "own_attention", "own_beside")
+
+
+def test_an_idle_instance_has_own_work_only():
+    idle = instance(prefill_tokens_per_s=1000, num_kv_cache_tokens=1e6)
+    found = terms(idle, 500.0, 0.0)
+    assert found["own"] == 0.5
+    assert all(found[name] == 0.0 for name in TERMS if name not in ("own", "own_attention", "floor"))
+
+
+def test_what_is_cached_is_not_computed():
+    idle = instance(prefill_tokens_per_s=1000, num_kv_cache_tokens=1e6)
+    cold, warm = terms(idle, 500.0, 0.0), terms(idle, 500.0, 400.0)
+    assert warm["own"] == 0.1
+    # The attention of the last 100 tokens to 400 and to themselves.
+    np.testing.assert_allclose(warm["own_attention"] / cold["own_attention"], 100 * 450 / (500 * 250))
