@@ -136,6 +136,31 @@ class OpeConfig:
     seed: int = MISSING
 
 
+@dataclass
+class DistillConfig:
+    """``conf/distill.yaml``."""
+
+    name: str = MISSING
+    directory: str = MISSING
+    run: Optional[str] = None  # noqa: UP045 (OmegaConf's own form)
+    policies: dict[str, Any] = field(default_factory=dict)
+    rules: dict[str, Any] = field(default_factory=dict)
+    students: dict[str, Any] = field(default_factory=dict)
+    seed: int = MISSING
+    num_rounds: int = MISSING
+    num_decisions: int = MISSING
+    seeds: list[int] = MISSING
+    measured: dict[str, Any] = field(default_factory=dict)
+    warmup_s: float = MISSING
+    num_workers: int = MISSING
+    max_instances: int = MISSING
+    env: Any = MISSING
+    cluster: Any = MISSING
+    workload: Any = MISSING
+    reward: Any = MISSING
+    world: Any = None
+
+
 def register() -> None:
     """Make the schemas known to Hydra under the names that the YAML files use."""
     store = ConfigStore.instance()
@@ -146,6 +171,7 @@ def register() -> None:
     store.store(name="serve_schema", node=ServeConfig)
     store.store(name="picker_schema", node=PickerConfig)
     store.store(name="ope_schema", node=OpeConfig)
+    store.store(name="distill_schema", node=DistillConfig)
 
 
 def register_policy_group() -> None:

@@ -1,0 +1,251 @@
+"""``python -m agents.distill``: a policy as a rule that a person can read, and what it loses by it.
+
+    python -m agents.distill run=runs/demo/maskable_ppo-0 name=ppo +measured.part=test
+    python -m agents.distill policy=llmd_affinity
+
+Each student (``conf/student``) learns a rule from the teacher (``agents.distill.dagger``). Then the teacher,
+the students' rules and some hand-made rules route the same streams, which nothing was learned from. In the
+run's directory then lie
+
+* ``<student>/``: its rule for people and in three languages, ``rule.txt``, ``rule.py``, ``rule.go`` and
+  ``rule.cel``, and as a ``bundle`` (``agents.export``), to be evaluated or attacked as ``agent=bundle``;
+* ``attempts.parquet``: one row per student and round of learning;
+* ``cells/``, ``results.parquet``: as of ``agents.evaluate``;
+* ``distill.json``, ``table.md``: means over seeds, each against the best of the hand-made rules, and how much
+  of the teacher's gain over that one the students keep, with 95 % intervals.
+
+A teacher that learns while it routes does not while it is learned from; measured, it goes on learning. All
+but the decision times in ``cells/*.json`` are the same bytes for the same config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+import pandas as pd
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from agents import cells
+from agents.build_env import build_env
+from agents.config import register, register_policy_group
+from agents.distill import report
+from agents.distill.dagger import Distillation, distil
+from agents.distill.expression import num_nodes
+from agents.distill.kept import best_rule, kept
+from agents.distill.policy import Distilled
+from agents.distill.texts.cel import cel_text
+from agents.distill.texts.formula import formula_text
+from agents.distill.texts.go import go_text
+from agents.distill.texts.python import python_text
+from agents.export import compared, writing
+from agents.export.card import Card
+from agents.export.parity import observe
+from agents.files import write, write_json, write_parquet
+from agents.hyperparameters import check_counts
+from agents.metrics import figures
+from agents.policy import Policy
+from agents.program import program
+from agents.run_directory import claim
+from agents.summary import summarise
+from agents.training_run import WORLD, config_of, given_keys, policy_of
+from conf.build import ConfigError, build
+
+TEXTS = {"rule.txt": formula_text, "rule.py": python_text, "rule.go": go_text, "rule.cel": cel_text}
+BUNDLE = "agents.export.bundle.load"
+NUM_COMPARED = 2000
+"""Observations on which a bundle must decide as its rule."""
+
+register()
+
+
+class Teacher(NamedTuple):
+    """Whom to imitate, and where."""
+
+    name: str
+    policy: Policy
+    node: Any
+    """Of the config that it was built from."""
+    run: str | None
+    """Directory of its training run."""
+    world: DictConfig
+    """Config of the world that it is learned from in: ``agents.training_run.WORLD``."""
+
+
+def distill(config: DictConfig, given: set[str]) -> dict[str, Any]:
+    """Distil as configured; return the summary.
+
+    Args:
+        config: As ``conf/distill.yaml``.
+        given: Keys that the user set; of the world, the others are the training run's, where there is one.
+    """
+    _check(config)
+    teacher = _teacher(config, given)
+    _check_names(config, teacher.name)
+    students = {str(name): build(node, f"students.{name}") for name, node in config.students.items()}
+    measured = _measured(config, teacher)
+    directory = claim(
+        config, ()
+    )  # all but the cells is made anew, and those where they are of something else
+    learned: dict[str, Distillation] = {}
+    with closing(build_env(teacher.world)) as env:
+        if not env.cluster.repeatable:
+            raise ConfigError("cluster: a policy is distilled in emulation; give cluster=demo or another")
+        for name, student in students.items():
+            learned[name] = distil(
+                env, teacher.policy, student, config.seed, config.num_rounds, config.num_decisions
+            )
+            rule = Distilled(learned[name].rule)
+            for file, text in TEXTS.items():
+                _write_text(directory / name / file, text(rule.rule))
+            what = writing.Export(f"{teacher.name}_{name}", rule, max_instances=config.max_instances)
+            card = Card(what.name, _made_of(config, teacher, name), what.guards(), [], [])
+            seen = observe(env, rule, config.seed, NUM_COMPARED)
+            compared.write(directory / name / "bundle", what, card, seen)
+            bundle = {"_target_": BUNDLE, "directory": str(directory / name / "bundle")}
+            measured.policies[name] = bundle
+    write_parquet(directory / "attempts.parquet", _attempts(learned))
+    made = cells.run(measured, directory)
+    results, notes = [], []
+    for cell in made:
+        ledger, side = cells.read(directory, cell)
+        results.append(
+            {"policy": cell.policy, "seed": cell.seed}
+            | figures(ledger, side["num_instances"], config.warmup_s)
+        )
+        notes = side["workload_notes"]
+    table = pd.DataFrame(results)
+    write_parquet(directory / "results.parquet", table)
+    best = best_rule(table, [str(name) for name in config.rules])
+    summary = summarise(table, best) | {
+        "teacher": teacher.name,
+        "best_rule": best,
+        "students": {
+            name: {
+                "num_nodes": num_nodes(distilled.rule),
+                "rule": formula_text(distilled.rule),
+                "kept": {
+                    figure: kept(table, name, teacher.name, best, figure).plain()
+                    for figure in report.COMPARED
+                },
+            }
+            for name, distilled in learned.items()
+        },
+        "warmup_s": config.warmup_s,
+        "workload_notes": notes,
+    }
+    write_json(directory / "distill.json", summary)
+    text = report.text(summary)
+    _write_text(directory / "table.md", text)
+    print(text)
+    print(f"results: {directory}")
+    return summary
+
+
+def _check(config: DictConfig) -> None:
+    """Refuse what would only fail after a while."""
+    check_counts(num_rounds=config.num_rounds, num_decisions=config.num_decisions)
+    check_counts(num_workers=config.num_workers, max_instances=config.max_instances)
+    if not config.students:
+        raise ConfigError("students: there are none; add one with +student@students.NAME=OPTION")
+    if not config.rules:
+        raise ConfigError("rules: there are none to compare with; add one with +agent@rules.NAME=OPTION")
+    if (config.run is None) == (len(config.policies) != 1):
+        raise ConfigError(
+            f"run, policy: one teacher is needed, and run is {config.run} and policies are"
+            f" {list(config.policies)}; give run=<directory of a training run> or policy=NAME"
+        )
+    seeds = list(config.seeds)
+    if len(set(seeds)) != len(seeds) or not seeds or min(seeds) < 0 or max(seeds) >= config.seed:
+        raise ConfigError(
+            f"seeds: {seeds} must be different whole numbers from 0 to below seed ({config.seed}), from which"
+            " on are those of the streams that are learned from; at least one"
+        )
+    if not config.warmup_s >= 0:
+        raise ConfigError(f"warmup_s: {config.warmup_s} must not be negative")
+
+
+def _teacher(config: DictConfig, given: set[str]) -> Teacher:
+    if config.run is None:
+        name, node = next(iter(config.policies.items()))
+        policy = policy_of(build(node, f"policies.{name}"), None, f"policies.{name}")
+        return Teacher(str(name), policy, node, None, config)
+    world = config_of(Path(config.run), config, given)
+    name = world.agent._target_.split(".")[-2]
+    policy = policy_of(build(world.agent, "agent"), Path(config.run), "agent")
+    return Teacher(name, policy, world.agent, config.run, world)
+
+
+def _check_names(config: DictConfig, teacher: str) -> None:
+    names = [teacher, *config.students, *config.rules]
+    twice = sorted({str(name) for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"{twice[0]}: teacher, students and rules need different names; leave it out"
+            f" (~agent@rules.{twice[0]}) or call it otherwise"
+        )
+
+
+def _measured(config: DictConfig, teacher: Teacher) -> DictConfig:
+    """What ``agents.cells`` makes of all but the students, which are added as bundles once they are there."""
+    world = {key: teacher.world[key] for key in WORLD}
+    world["workload"] = OmegaConf.merge(world["workload"], config.measured)
+    measured = OmegaConf.create(
+        {
+            **world,
+            "seeds": config.seeds,
+            "num_workers": config.num_workers,
+            "policies": {teacher.name: teacher.node, **config.rules},
+            "trained": {} if teacher.run is None else {teacher.name: teacher.run},
+        }
+    )
+    with closing(build_env(measured)):  # which refuses settings that do not fit
+        return measured
+
+
+def _made_of(config: DictConfig, teacher: Teacher, student: str) -> Mapping[str, Any]:
+    """For the card."""
+    world: Any = OmegaConf.to_container(teacher.world, resolve=True)
+    return {
+        "teacher": OmegaConf.to_container(OmegaConf.create(teacher.node), resolve=True),
+        "trained": teacher.run,
+        "student": OmegaConf.to_container(config.students[student], resolve=True),
+        **{key: config[key] for key in ("seed", "num_rounds", "num_decisions")},
+        **{key: world[key] for key in WORLD},
+    }
+
+
+def _attempts(learned: Mapping[str, Distillation]) -> pd.DataFrame:
+    """One row per student and round."""
+    return pd.DataFrame(
+        {
+            "student": name,
+            "round": number,
+            "num_lessons": attempt.num_lessons,
+            "num_nodes": num_nodes(attempt.rule),
+            "ttft_mean_s": attempt.ttft_mean_s,
+            "is_taken": attempt.rule is distilled.rule,
+        }
+        for name, distilled in learned.items()
+        for number, attempt in enumerate(distilled.attempts)
+    )
+
+
+def _write_text(path: Path, text: str) -> None:
+    write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="distill")
+def main(config: DictConfig) -> None:
+    """Run the program."""
+    with program("agents.distill"):
+        distill(config, given_keys(HydraConfig.get().overrides.task))
+
+
+if __name__ == "__main__":
+    register_policy_group()  # of this program alone: in another, policy= may be something else
+    main()
