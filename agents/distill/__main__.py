@@ -9,7 +9,7 @@ run's directory then lie
 
 * ``<student>/``: its rule for people and in three languages, ``rule.txt``, ``rule.py``, ``rule.go`` and
   ``rule.cel``, and as a ``bundle`` (``agents.export``), to be evaluated or attacked as ``agent=bundle``;
-* ``attempts.parquet``: one row per student and round of learning;
+* ``attempts.parquet``: one row per rule that a student tried;
 * ``cells/``, ``results.parquet``: as of ``agents.evaluate``;
 * ``distill.json``, ``table.md``: means over seeds, each against the best of the hand-made rules, and how much
   of the teacher's gain over that one the students keep, with 95 % intervals.
@@ -220,18 +220,17 @@ def _made_of(config: DictConfig, teacher: Teacher, student: str) -> Mapping[str,
 
 
 def _attempts(learned: Mapping[str, Distillation]) -> pd.DataFrame:
-    """One row per student and round."""
+    """One row per attempt."""
     return pd.DataFrame(
         {
             "student": name,
-            "round": number,
             "num_lessons": attempt.num_lessons,
             "num_nodes": num_nodes(attempt.rule),
             "ttft_mean_s": attempt.ttft_mean_s,
             "is_taken": attempt.rule is distilled.rule,
         }
         for name, distilled in learned.items()
-        for number, attempt in enumerate(distilled.attempts)
+        for attempt in distilled.attempts
     )
 
 

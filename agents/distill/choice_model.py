@@ -43,28 +43,36 @@ class ChoiceModel:
         self._scale = table.std(axis=0)
         self.varies = self._scale > 1e-9 * np.abs(table).max(axis=0)  # terms that tell instances apart
         self._scale[~self.varies] = 1.0
-        self._table, self._lessons = np.ascontiguousarray((table / self._scale).T), lessons
-        self._ridge = ridge * lessons.stakes.sum()
-        self._row_stakes = lessons.stakes[lessons.decision]
+        self.table = np.ascontiguousarray((table / self._scale).T)
+        """The terms in standard deviations from their decision's mean, ``[num_terms, num_rows]``."""
+        self._lessons, self._ridge = lessons, ridge * float(lessons.stakes.sum())
+        self._stakes = lessons.stakes[lessons.decision]
 
-    def fit(self, terms: Sequence[int], start: Array | None = None) -> Fit:
+    def fit(self, terms: Sequence[int]) -> Fit:
         """The best weights of these terms."""
-        table = self._table[list(terms)]
+        chosen = list(terms)
+        table = self.table[chosen]
+        weights = np.zeros(0)
+        if chosen:
+            weights = minimize(
+                self.objective, np.zeros(len(chosen)), args=(table,), jac=True, method="L-BFGS-B"
+            ).x
+        loss, missed = self._missed(weights @ table)
+        return Fit(tuple(chosen), weights / self._scale[chosen], loss, self.table @ missed)
 
-        def objective(weights: Array) -> tuple[float, Array]:
-            loss, missed = self._missed(weights @ table)
-            return loss + self._ridge * float(weights @ weights), table @ missed + 2 * self._ridge * weights
-
-        found = minimize(objective, np.zeros(len(table)), jac=True, method="L-BFGS-B")
-        loss, missed = self._missed(found.x @ table)
-        return Fit(tuple(terms), found.x / self._scale[list(terms)], loss, self._table @ missed)
+    def objective(self, weights: Array, table: Array) -> tuple[float, Array]:
+        """What is minimised, and its slope along the weights."""
+        loss, missed = self._missed(weights @ table)
+        penalty = self._ridge * float(weights @ weights)
+        return loss + penalty, table @ missed + 2.0 * self._ridge * weights
 
     def _missed(self, costs: Array) -> tuple[float, Array]:
         """The loss, and its slope along each row's cost."""
         lessons = self._lessons
-        likes = np.exp(lessons.fleet("least", costs) - costs)
+        least = lessons.reduced("least", costs)
+        likes = np.exp(least[lessons.decision] - costs)
         totals = np.add.reduceat(likes, lessons.starts)
         expected = np.add.reduceat(lessons.choice * costs, lessons.starts)
-        surprise = np.log(totals) + expected - lessons.reduced("least", costs)
-        slope = self._row_stakes * (lessons.choice - likes / totals[lessons.decision])
+        surprise = np.log(totals) + expected - least
+        slope = self._stakes * (lessons.choice - likes / totals[lessons.decision])
         return float(lessons.stakes @ surprise), slope

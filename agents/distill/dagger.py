@@ -30,17 +30,17 @@ from envs.routing import RoutingEnv
 class Student(Protocol):
     """Learns rules."""
 
-    def fit(self, lessons: Lessons) -> Rule:
-        """The rule that imitates best what the teacher thought."""
+    def fit(self, lessons: Lessons) -> list[Rule]:
+        """Rules that are worth a try; the first of them imitates best what the teacher thought."""
         ...
 
 
 class Attempt(NamedTuple):
-    """The rule of one round, and how it routed the streams that attempts are compared on."""
+    """A rule, and how it routed the streams that attempts are compared on."""
 
     rule: Rule
     num_lessons: int
-    """Decisions that it learned from."""
+    """Decisions that it was learned from."""
     ttft_mean_s: float
 
 
@@ -65,8 +65,8 @@ def distil(
         teacher: Whom to imitate; it is left as it is.
         student: Who learns.
         seed: Of the first stream. The next ones have the seeds after it, each its own.
-        num_rounds: Attempts.
-        num_decisions: Decisions per round, at least; episodes are whole. Attempts are compared on as many.
+        num_rounds: Of learning, each with one attempt or more.
+        num_decisions: Per round, at least; episodes are whole. Attempts are compared on as many.
 
     Raises:
         ValueError: The teacher prefers no instance to another.
@@ -85,8 +85,9 @@ def distil(
                 "the teacher scored all instances alike in every decision: there is nothing to distil; give a"
                 " policy that prefers some instances to others"
             )
-        rules.append((student.fit(learned), len(learned)))
-        acting = Distilled(rules[-1][0])
+        fitted = student.fit(learned)
+        rules += [(rule, len(learned)) for rule in fitted]
+        acting = Distilled(fitted[0])
     return Distillation(
         [Attempt(rule, number, _ttft_mean_s(env, rule, seed, num_decisions)) for rule, number in rules]
     )

@@ -30,6 +30,9 @@ Array: TypeAlias = Any
 class View(Protocol):
     """What a rule is computed from."""
 
+    named: dict[str, Array]
+    """What has a name and was computed already."""
+
     def instance(self, column: int) -> Array:
         """A column of the instances."""
         ...
@@ -74,14 +77,25 @@ def _expression(expression: Expression) -> Evaluate:
         case Feature(name):
             entry = REQUEST_ENTRIES[name]
             return lambda view: view.request(entry)
-        case Quantity(_, of):
-            return _expression(of)
+        case Quantity(name, of):
+            return _named(name, _expression(of))
         case Fleet(statistic, of):
             values = _expression(of)
-            return lambda view: view.fleet(statistic, values(view))
+            return _named(expression.name, lambda view: view.fleet(statistic, values(view)))
         case Arithmetic(operator, left, right):
             return _arithmetic(operator, _expression(left), _expression(right))
     raise TypeError(f"{expression} is no expression")
+
+
+def _named(name: str, evaluate: Evaluate) -> Evaluate:
+    """Compute it once."""
+
+    def known(view: View) -> Array:
+        if name not in view.named:
+            view.named[name] = evaluate(view)
+        return view.named[name]
+
+    return known
 
 
 def _arithmetic(operator: str, left: Evaluate, right: Evaluate) -> Evaluate:
@@ -98,8 +112,8 @@ def _tree(rule: Branch) -> Evaluate:
     """A tree of numbers, all branches at once.
 
     An instance is in the leaf whose branches all turn out as they must. Count +1 for each of them that must
-    hold and -1 for each that must not: summed over those that do hold, that is the number of those that must in
-    this leaf, and less in any other.
+    hold and -1 for each that must not: summed over those that do hold, that is the number of those that must,
+    and less for any other leaf.
     """
     tested = list(dict.fromkeys(tests(rule)))  # each once
     branches = _branches(rule)
@@ -112,15 +126,19 @@ def _tree(rule: Branch) -> Evaluate:
     wanted = np.array(signs).T  # [num_branches, num_leaves]
     num_wanted = (wanted > 0.0).sum(axis=0).astype(np.float64)
     values = np.array(costs)
-    quantities = [compiled(each) for each in tested]
+    quantities = [_for_each(compiled(each), each.is_per_instance) for each in tested]
 
     def evaluate(view: View) -> Array:
-        zero = view.instance(0) * 0.0  # gives what is of the request a number per instance
-        table = np.concatenate([(quantity(view) + zero)[:, None] for quantity in quantities], axis=1)
-        holds = (table[:, columns] <= thresholds).astype(np.float64)
-        return (holds @ wanted == num_wanted).astype(np.float64) @ values
+        known = [quantity(view)[:, None] for quantity in quantities]
+        holds = np.concatenate([known[column] for column in columns], axis=1) <= thresholds
+        return (holds.astype(np.float64) @ wanted == num_wanted).astype(np.float64) @ values
 
     return evaluate
+
+
+def _for_each(evaluate: Evaluate, is_per_instance: bool) -> Evaluate:
+    """A number for each instance, of what may be the same for all."""
+    return evaluate if is_per_instance else lambda view: evaluate(view) + view.instance(0) * 0.0
 
 
 def _branches(rule: Rule) -> list[Branch]:

@@ -27,6 +27,8 @@ class Fitted(NamedTuple):
 
     rule: Rule
     loss: float
+    terms: Sequence[int]
+    """Of a formula of the same length without branches."""
 
 
 class Split(NamedTuple):
@@ -71,23 +73,31 @@ class FormulaStudent:
         self.max_nodes, self.max_depth, self.num_tried = max_nodes, max_depth, num_tried
         self.ridge, self.min_decisions = ridge, min_decisions
 
-    def fit(self, lessons: Lessons) -> Rule:
-        """The rule that misses least. Raises ``ValueError`` where no term fits into ``max_nodes``."""
-        return self._grown(lessons, self.max_nodes, self.max_depth).rule
+    def fit(self, lessons: Lessons) -> list[Rule]:
+        """The formula that misses least and, where that has branches, the one that does without.
 
-    def _grown(self, lessons: Lessons, max_nodes: int, depth: int) -> Fitted:
+        Raises ``ValueError`` where no term fits into ``max_nodes``.
+        """
+        plain = self._plain(lessons, self.max_nodes)
+        best = self._grown(lessons, plain, self.max_nodes, self.max_depth)
+        return [best.rule] if best is plain else [best.rule, plain.rule]
+
+    def _plain(self, lessons: Lessons, max_nodes: int) -> Fitted:
         fit = self._selected(ChoiceModel(lessons, [term.expression for term in TERMS], self.ridge), max_nodes)
-        best = Fitted(_sum(fit.terms, fit.weights), fit.loss)
-        if depth < 1:
-            return best
-        for split in self._splits(lessons, fit.terms):
-            half = (max_nodes - split.num_nodes) // 2
-            low, high = (
-                self._grown(lessons.take(part), half, depth - 1) for part in (split.is_low, ~split.is_low)
-            )
-            if low.loss + high.loss < best.loss:
-                rule = Branch(split.tested, split.at_most, low.rule, high.rule)
-                best = Fitted(rule, low.loss + high.loss)
+        return Fitted(_sum(fit.terms, fit.weights), fit.loss, fit.terms)
+
+    def _grown(self, lessons: Lessons, plain: Fitted, max_nodes: int, depth: int) -> Fitted:
+        """The plain formula, or two on either side of the best of the most hopeful splits."""
+        best = plain
+        for split in self._splits(lessons, plain.terms) if depth > 0 else ():
+            half, sides = (max_nodes - split.num_nodes) // 2, []
+            for is_on_side in (split.is_low, ~split.is_low):
+                side = lessons.take(is_on_side)
+                sides.append(self._grown(side, self._plain(side, half), half, depth - 1))
+            loss = sum(side.loss for side in sides)
+            if loss < best.loss:
+                rule = Branch(split.tested, split.at_most, *(side.rule for side in sides))
+                best = Fitted(rule, loss, plain.terms)
         return best
 
     def _selected(self, model: ChoiceModel, max_nodes: int) -> Fit:

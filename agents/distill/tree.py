@@ -12,7 +12,7 @@ from agents.distill.evaluation import compiled
 from agents.distill.expression import INSTANCE_COLUMNS, Branch, Expression, Feature, Number, Rule, num_nodes
 from agents.distill.lessons import Lessons
 from agents.distill.rounding import rounded
-from agents.hyperparameters import check_counts
+from agents.hyperparameters import check_counts, check_range
 
 
 def _tested() -> tuple[Expression, ...]:
@@ -34,15 +34,23 @@ class TreeStudent:
 
     def __init__(self, max_nodes: int = 30, max_depth: int = 5, min_weight: float = 0.001) -> None:
         check_counts(max_nodes=max_nodes, max_depth=max_depth)
+        check_range(0.0, 0.5, min_weight=min_weight)
+        if max_nodes < 3:
+            raise ValueError(f"max_nodes is {max_nodes}: a tree needs 3, a branch and two leaves")
         self.max_nodes, self.max_depth, self.min_weight = max_nodes, max_depth, min_weight
 
-    def fit(self, lessons: Lessons) -> Rule:
+    def fit(self, lessons: Lessons) -> list[Rule]:
         """The tree that fits best of those that are not too large.
 
         What is tested has a length too. So trees grow on the one, two, three, ... things that are the most
         important ones to a tree on everything, each to the size for which there is then room.
         """
-        from sklearn.tree import DecisionTreeRegressor
+        try:
+            from sklearn.tree import DecisionTreeRegressor
+        except ImportError as error:
+            raise ImportError(
+                f"trees need {error.name}, which is not installed: pip install 'routegym[distill]'"
+            ) from error
 
         tested = _tested()
         table = np.stack([compiled(each)(lessons) for each in tested], axis=1).astype(np.float32)
@@ -73,7 +81,7 @@ class TreeStudent:
                     break
         if best is None:
             raise ValueError(f"max_nodes is {self.max_nodes}: no tree of so few nodes can choose; give more")
-        return best[1]
+        return [best[1]]
 
 
 def _rule(tree: object, tested: Sequence[Expression], node: int) -> Rule:
