@@ -7,4 +7,4 @@ NUM_FIGURES = 3
 
 def rounded(value: float, num_figures: int = NUM_FIGURES) -> float:
     """A number to so many figures: what is printed is the whole rule."""
-    return float(f"{value:.{num_figures}g}")
+    return float(f"{value:.{num_figures}g}") + 0.0  # no -0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +85,7 @@ class TreeStudent:
         return [best[1]]
 
 
-def _rule(tree: object, tested: Sequence[Expression], node: int) -> Rule:
+def _rule(tree: Any, tested: Sequence[Expression], node: int) -> Rule:
     """The rule below a node of scikit-learn's tree."""
     left, right = tree.children_left[node], tree.children_right[node]
     if left == right:
