@@ -118,10 +118,10 @@ class _Taught:
         self._noted: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = []
 
     def reset(self, rng: np.random.Generator) -> None:
-        """Begin an episode."""
-        self._teacher.reset(rng)
+        """Begin an episode; who acts has the chances that it has alone."""
+        (self._acting or self._teacher).reset(rng)
         if self._acting is not None:
-            self._acting.reset(rng)
+            self._teacher.reset(rng.spawn(1)[0])
 
     def act(self, observation: Observation) -> Decision:
         """Decide as who acts; note what the teacher thinks."""

@@ -20,6 +20,8 @@ from agents.hyperparameters import check_counts, check_not_negative
 
 QUANTILES = (0.2, 0.4, 0.6, 0.8)
 """Of a context, where a branch may be."""
+SHORTEST = 3
+"""Nodes of a weight times a feature, or of a feature over a feature."""
 
 
 class Fitted(NamedTuple):
@@ -68,16 +70,15 @@ class FormulaStudent:
         ridge: float = 1e-4,
         min_decisions: int = 200,
     ) -> None:
-        check_counts(max_nodes=max_nodes, num_tried=num_tried, min_decisions=min_decisions)
+        check_counts(num_tried=num_tried, min_decisions=min_decisions)
+        if max_nodes < SHORTEST:
+            raise ValueError(f"max_nodes is {max_nodes}: a formula needs {SHORTEST}")
         check_not_negative(max_depth=max_depth, ridge=ridge)
         self.max_nodes, self.max_depth, self.num_tried = max_nodes, max_depth, num_tried
         self.ridge, self.min_decisions = ridge, min_decisions
 
     def fit(self, lessons: Lessons) -> list[Rule]:
-        """The formula that misses least and, where that has branches, the one that does without.
-
-        Raises ``ValueError`` where no term fits into ``max_nodes``.
-        """
+        """The formula that misses least and, where that has branches, the one that does without."""
         plain = self._plain(lessons, self.max_nodes)
         best = self._grown(lessons, plain, self.max_nodes, self.max_depth)
         return [best.rule] if best is plain else [best.rule, plain.rule]
@@ -91,6 +92,8 @@ class FormulaStudent:
         best = plain
         for split in self._splits(lessons, plain.terms) if depth > 0 else ():
             half, sides = (max_nodes - split.num_nodes) // 2, []
+            if half < SHORTEST:
+                continue
             for is_on_side in (split.is_low, ~split.is_low):
                 side = lessons.take(is_on_side)
                 sides.append(self._grown(side, self._plain(side, half), half, depth - 1))
@@ -117,8 +120,6 @@ class FormulaStudent:
             if not tried:
                 break
             fit = min(tried, key=lambda each: each.loss)
-        if not fit.terms:
-            raise ValueError(f"no formula of {max_nodes} nodes can choose: give a greater max_nodes")
         return fit
 
     def _splits(self, lessons: Lessons, terms: Sequence[int]) -> list[Split]:
@@ -126,7 +127,7 @@ class FormulaStudent:
         chosen, found = [TERMS[term].expression for term in terms], []
         for tested in CONTEXTS:
             values = lessons.reduced("least", compiled(tested)(lessons))
-            for at_most in {rounded(float(each)) for each in np.quantile(values, QUANTILES)}:
+            for at_most in sorted({rounded(float(each)) for each in np.quantile(values, QUANTILES)}):
                 split = Split(tested, at_most, values <= at_most)
                 num_low = np.count_nonzero(split.is_low)
                 if min(num_low, len(lessons) - num_low) >= self.min_decisions:
@@ -148,6 +149,8 @@ def _sum(terms: Sequence[int], weights: Sequence[float]) -> Expression:
     Otherwise it has no unit: where it is one more, the teacher is e times less likely to choose the instance.
     Terms over the same feature stand in one quotient.
     """
+    if not terms:
+        return Number(0.0)
     weight_of = {TERMS[term]: float(weight) for term, weight in zip(terms, weights, strict=True)}
     first = next((term for term, weight in weight_of.items() if term.is_work and weight > 0.0), None)
     scale, unit = (1.0, NO_UNIT) if first is None else (weight_of[first], first.expression.unit)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from agents.comparison import Estimate, bootstrap
+from agents.comparison import Estimate, bootstrap, relative_difference
 
 
 def best_rule(results: pd.DataFrame, rules: list[str]) -> str:
@@ -20,8 +18,8 @@ def best_rule(results: pd.DataFrame, rules: list[str]) -> str:
 def kept(results: pd.DataFrame, student: str, teacher: str, rule: str, figure: str) -> Estimate:
     """(rule - student) / (rule - teacher) of the means over seeds, with its paired bootstrap interval.
 
-    1: the student is as much better than the rule as the teacher is. It is NaN where the teacher is no better
-    than the rule, its interval where that is so in some of the resamples.
+    1: the student is as much better than the rule as the teacher is. NaN where the teacher is not better;
+    without interval where it is not clearly better (``agents.comparison.relative_difference``).
 
     Args:
         results: One row per policy and seed.
@@ -32,14 +30,15 @@ def kept(results: pd.DataFrame, student: str, teacher: str, rule: str, figure: s
     """
     table = results.pivot(index="seed", columns="policy", values=figure)
     samples = tuple(table[name].to_numpy(np.float64) for name in (student, teacher, rule))
-    return bootstrap(samples, _share, float(_share(*samples, axis=-1)), 0)
+    against_rule = relative_difference(samples[1], samples[2])
+    value = float(_share(*samples, axis=-1)) if against_rule.value < 0.0 else float("nan")
+    if not against_rule.high < 0.0:
+        return Estimate(value, float("nan"), float("nan"))
+    return bootstrap(samples, _share, value, 0)
 
 
 def _share(
     student: NDArray[np.float64], teacher: NDArray[np.float64], rule: NDArray[np.float64], axis: int
-) -> Any:
-    gain = rule.mean(axis=axis) - teacher.mean(axis=axis)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(
-            (rule.mean(axis=axis) - student.mean(axis=axis)) / np.where(gain > 0.0, gain, np.nan)
-        )
+) -> NDArray[np.float64]:
+    least = rule.mean(axis=axis)
+    return np.asarray((least - student.mean(axis=axis)) / (least - teacher.mean(axis=axis)))

@@ -127,7 +127,7 @@ def test_cost_without_time_has_no_unit():
     ("student", "settings", "message"),
     [
         (TreeStudent, {"max_nodes": 2}, "max_nodes is 2: a tree needs 3"),
-        (FormulaStudent, {"max_nodes": 0}, "max_nodes is 0, it must be a whole number from 1"),
+        (FormulaStudent, {"max_nodes": 2}, "max_nodes is 2: a formula needs 3"),
         (FormulaStudent, {"ridge": -1.0}, "ridge is -1.0"),
         (TreeStudent, {"max_depth": 0}, "max_depth is 0"),
     ],
