@@ -38,14 +38,10 @@ from agents.distill.dagger import Distillation, distil
 from agents.distill.expression import num_nodes
 from agents.distill.kept import best_rule, kept
 from agents.distill.policy import Distilled
-from agents.distill.texts.cel import cel_text
+from agents.distill.rule_files import BUNDLE, write_rule, write_text
 from agents.distill.texts.formula import formula_text
-from agents.distill.texts.go import go_text
-from agents.distill.texts.python import python_text
-from agents.export import compared, writing
-from agents.export.card import Card
 from agents.export.parity import observe
-from agents.files import write, write_json, write_parquet
+from agents.files import write_json, write_parquet
 from agents.hyperparameters import check_counts
 from agents.metrics import figures
 from agents.policy import Policy
@@ -55,10 +51,7 @@ from agents.summary import summarise
 from agents.training_run import WORLD, config_of, given_keys, policy_of
 from conf.build import ConfigError, build
 
-TEXTS = {"rule.txt": formula_text, "rule.py": python_text, "rule.go": go_text, "rule.cel": cel_text}
-BUNDLE = "agents.export.bundle.load"
-NUM_COMPARED = 2000
-"""Observations on which a bundle must decide as its rule."""
+LOAD = "agents.export.bundle.load"
 
 register()
 
@@ -86,12 +79,33 @@ def distill(config: DictConfig, given: set[str]) -> dict[str, Any]:
     _check(config)
     teacher = _teacher(config, given)
     _check_names(config, teacher.name)
-    students = {str(name): build(node, f"students.{name}") for name, node in config.students.items()}
     measured = _measured(config, teacher)
-    directory = claim(
-        config, ()
-    )  # all but the cells is made anew, and those where they are of something else
-    learned: dict[str, Distillation] = {}
+    directory = claim(config, ())  # cells know themselves what they are of; all else is made anew
+    learned = _learned(config, teacher, directory)
+    write_parquet(directory / "attempts.parquet", _attempts(learned))
+    for name in learned:
+        measured.policies[name] = {"_target_": LOAD, "directory": str(directory / name / BUNDLE)}
+    results, notes = [], []
+    for cell in cells.run(measured, directory):
+        ledger, side = cells.read(directory, cell)
+        row = {"policy": cell.policy, "seed": cell.seed}
+        results.append(row | figures(ledger, side["num_instances"], config.warmup_s))
+        notes = side["workload_notes"]
+    table = pd.DataFrame(results)
+    write_parquet(directory / "results.parquet", table)
+    summary = _summary(config, teacher.name, learned, table) | {"workload_notes": notes}
+    write_json(directory / "distill.json", summary)
+    text = report.text(summary)
+    write_text(directory / "table.md", text)
+    print(text)
+    print(f"results: {directory}")
+    return summary
+
+
+def _learned(config: DictConfig, teacher: Teacher, directory: Path) -> dict[str, Distillation]:
+    """What each student learned; its rule is written down."""
+    students = {str(name): build(node, f"students.{name}") for name, node in config.students.items()}
+    learned = {}
     with closing(build_env(teacher.world)) as env:
         if not env.cluster.repeatable:
             raise ConfigError("cluster: a policy is distilled in emulation; give cluster=demo or another")
@@ -99,51 +113,39 @@ def distill(config: DictConfig, given: set[str]) -> dict[str, Any]:
             learned[name] = distil(
                 env, teacher.policy, student, config.seed, config.num_rounds, config.num_decisions
             )
-            rule = Distilled(learned[name].rule)
-            for file, text in TEXTS.items():
-                _write_text(directory / name / file, text(rule.rule))
-            what = writing.Export(f"{teacher.name}_{name}", rule, max_instances=config.max_instances)
-            card = Card(what.name, _made_of(config, teacher, name), what.guards(), [], [])
-            seen = observe(env, rule, config.seed, NUM_COMPARED)
-            compared.write(directory / name / "bundle", what, card, seen)
-            bundle = {"_target_": BUNDLE, "directory": str(directory / name / "bundle")}
-            measured.policies[name] = bundle
-    write_parquet(directory / "attempts.parquet", _attempts(learned))
-    made = cells.run(measured, directory)
-    results, notes = [], []
-    for cell in made:
-        ledger, side = cells.read(directory, cell)
-        results.append(
-            {"policy": cell.policy, "seed": cell.seed}
-            | figures(ledger, side["num_instances"], config.warmup_s)
-        )
-        notes = side["workload_notes"]
-    table = pd.DataFrame(results)
-    write_parquet(directory / "results.parquet", table)
-    best = best_rule(table, [str(name) for name in config.rules])
-    summary = summarise(table, best) | {
-        "teacher": teacher.name,
-        "best_rule": best,
-        "students": {
-            name: {
-                "num_nodes": num_nodes(distilled.rule),
-                "rule": formula_text(distilled.rule),
-                "kept": {
-                    figure: kept(table, name, teacher.name, best, figure).plain()
-                    for figure in report.COMPARED
-                },
-            }
-            for name, distilled in learned.items()
-        },
-        "warmup_s": config.warmup_s,
-        "workload_notes": notes,
+            policy = Distilled(learned[name].rule)
+            write_rule(
+                directory / name,
+                f"{teacher.name}_{name}",
+                policy,
+                _made_of(config, teacher, name),
+                config.max_instances,
+                observe(env, policy, config.seed, config.num_decisions),
+            )
+    return learned
+
+
+def _summary(
+    config: DictConfig, teacher: str, learned: Mapping[str, Distillation], results: pd.DataFrame
+) -> dict[str, Any]:
+    """Means over seeds, and what the students keep."""
+    best = best_rule(results, [str(name) for name in config.rules])
+    students = {
+        name: {
+            "num_nodes": num_nodes(distilled.rule),
+            "rule": formula_text(distilled.rule),
+            "kept": {
+                figure: kept(results, name, teacher, best, figure).plain() for figure in report.COMPARED
+            },
+        }
+        for name, distilled in learned.items()
     }
-    write_json(directory / "distill.json", summary)
-    text = report.text(summary)
-    _write_text(directory / "table.md", text)
-    print(text)
-    print(f"results: {directory}")
-    return summary
+    return summarise(results, best) | {
+        "teacher": teacher,
+        "best_rule": best,
+        "students": students,
+        "warmup_s": config.warmup_s,
+    }
 
 
 def _check(config: DictConfig) -> None:
@@ -232,10 +234,6 @@ def _attempts(learned: Mapping[str, Distillation]) -> pd.DataFrame:
         for name, distilled in learned.items()
         for attempt in distilled.attempts
     )
-
-
-def _write_text(path: Path, text: str) -> None:
-    write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 @hydra.main(version_base="1.3", config_path="../../conf", config_name="distill")

@@ -10,7 +10,6 @@ instances' speed takes it for 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
@@ -243,10 +242,3 @@ def _written(expression: Expression) -> int:
     if isinstance(expression, Arithmetic):
         return 1 + sum(_written(operand) for operand in expression.operands)
     return 1
-
-
-def walk(expression: Expression) -> Iterator[Expression]:
-    """It and all within it, as often as they occur."""
-    yield expression
-    for operand in expression.operands:
-        yield from walk(operand)
