@@ -194,7 +194,8 @@ def _check_names(config: DictConfig, teacher: str) -> None:
 
 def _measured(config: DictConfig, teacher: Teacher) -> DictConfig:
     """What ``agents.cells`` makes of all but the students, which are added as bundles once they are there."""
-    world: Any = {key: OmegaConf.to_container(teacher.world, resolve=True)[key] for key in WORLD}
+    plain: Any = OmegaConf.to_container(teacher.world, resolve=True)
+    world = {key: plain[key] for key in WORLD}
     world["workload"] |= OmegaConf.to_container(config.measured, resolve=True)
     measured = OmegaConf.create(
         {

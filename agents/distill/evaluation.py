@@ -30,8 +30,10 @@ Array: TypeAlias = Any
 class View(Protocol):
     """What a rule is computed from."""
 
-    named: dict[str, Array]
-    """What has a name and was computed already."""
+    @property
+    def named(self) -> dict[str, Array]:
+        """What has a name and was computed already."""
+        ...
 
     def instance(self, column: int) -> Array:
         """A column of the instances."""

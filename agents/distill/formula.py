@@ -13,7 +13,7 @@ from agents.distill.basis import CONTEXTS, TERMS
 from agents.distill.choice_model import ChoiceModel, Fit
 from agents.distill.evaluation import compiled
 from agents.distill.expression import Branch, Expression, Feature, Number, Rule, num_nodes
-from agents.distill.lessons import Lessons
+from agents.distill.lessons import Array, Lessons
 from agents.distill.rounding import rounded
 from agents.distill.unit import NO_UNIT, ratio
 from agents.hyperparameters import check_counts, check_not_negative
@@ -143,7 +143,7 @@ def _least_nodes(terms: Sequence[int]) -> int:
     return num_nodes(_sum(terms, [2.0] * len(terms)))
 
 
-def _sum(terms: Sequence[int], weights: Sequence[float]) -> Expression:
+def _sum(terms: Sequence[int], weights: Sequence[float] | Array) -> Expression:
     """The cost: in seconds where a time to compute tokens is in it, the first of which then has weight 1.
 
     Otherwise it has no unit: where it is one more, the teacher is e times less likely to choose the instance.

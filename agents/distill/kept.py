@@ -29,12 +29,12 @@ def kept(results: pd.DataFrame, student: str, teacher: str, rule: str, figure: s
         figure: Column of ``results``; the less the better.
     """
     table = results.pivot(index="seed", columns="policy", values=figure)
-    samples = tuple(table[name].to_numpy(np.float64) for name in (student, teacher, rule))
-    against_rule = relative_difference(samples[1], samples[2])
-    value = float(_share(*samples, axis=-1)) if against_rule.value < 0.0 else float("nan")
-    if not against_rule.high < 0.0:
+    own, taught_by, other = (table[name].to_numpy(np.float64) for name in (student, teacher, rule))
+    gain = relative_difference(taught_by, other)
+    value = float(_share(own, taught_by, other, axis=-1)) if gain.value < 0.0 else float("nan")
+    if not gain.high < 0.0:
         return Estimate(value, float("nan"), float("nan"))
-    return bootstrap(samples, _share, value, 0)
+    return bootstrap((own, taught_by, other), _share, value, 0)
 
 
 def _share(

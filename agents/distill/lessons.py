@@ -57,17 +57,20 @@ class Lessons:
 
     def request(self, entry: int) -> Array:
         """An entry of the request, the same in all rows of a decision, ``[num_rows]``."""
-        return self.requests[self.decision, entry]
+        of_rows: Array = self.requests[self.decision, entry]
+        return of_rows
 
     def fleet(self, statistic: Statistic, values: Array) -> Array:
         """A statistic within each decision, the same in all its rows, ``[num_rows]``."""
-        return self.reduced(statistic, values)[self.decision]
+        of_rows: Array = self.reduced(statistic, values)[self.decision]
+        return of_rows
 
     @cached_property
     def choice(self) -> Array:
         """The teacher's: 1 for the best row of a decision, shared between equals, else 0, ``[num_rows]``."""
         is_best = self.scores == self.fleet("most", self.scores)
-        return is_best / np.add.reduceat(is_best, self.starts)[self.decision]
+        choice: Array = is_best / np.add.reduceat(is_best, self.starts)[self.decision]
+        return choice
 
     @cached_property
     def stakes(self) -> Array:

@@ -44,7 +44,7 @@ def _interval(estimate: Any, form: str) -> str:
 
 
 def _kept(estimate: Mapping[str, float | None]) -> str:
-    if estimate["value"] is None:
+    value, low, high = (estimate[name] for name in ("value", "low", "high"))
+    if value is None:
         return "-"
-    bounds = [estimate[name] for name in ("low", "high")]
-    return f"{estimate['value']:.0%}" + (" [{:.0%}, {:.0%}]".format(*bounds) if None not in bounds else "")
+    return f"{value:.0%}" if low is None or high is None else f"{value:.0%} [{low:.0%}, {high:.0%}]"

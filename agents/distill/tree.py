@@ -10,15 +10,24 @@ from numpy.typing import NDArray
 
 from agents.distill.basis import CONTEXTS, EXPECTED_TTFT, excess
 from agents.distill.evaluation import compiled
-from agents.distill.expression import INSTANCE_COLUMNS, Branch, Expression, Feature, Number, Rule, num_nodes
+from agents.distill.expression import (
+    INSTANCE_COLUMNS,
+    Branch,
+    Expression,
+    Feature,
+    Number,
+    Quantity,
+    Rule,
+    num_nodes,
+)
 from agents.distill.lessons import Lessons
 from agents.distill.rounding import rounded
 from agents.hyperparameters import check_counts, check_range
 
 
 def _tested() -> tuple[Expression, ...]:
-    features = [Feature(name) for name in INSTANCE_COLUMNS]
-    return (*features, EXPECTED_TTFT, *(excess(each) for each in (*features, EXPECTED_TTFT)), *CONTEXTS)
+    own: list[Feature | Quantity] = [*(Feature(name) for name in INSTANCE_COLUMNS), EXPECTED_TTFT]
+    return (*own, *(excess(each) for each in own), *CONTEXTS)
 
 
 class TreeStudent:
