@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.distill.basis import CONTEXTS, EXPECTED_TTFT, excess
+from agents.distill.basis import CONTEXTS, EXPECTED_TTFT, PRESENT, excess
 from agents.distill.evaluation import compiled
 from agents.distill.expression import (
-    INSTANCE_COLUMNS,
     Branch,
     Expression,
     Feature,
@@ -26,7 +25,7 @@ from agents.hyperparameters import check_counts, check_range
 
 
 def _tested() -> tuple[Expression, ...]:
-    own: list[Feature | Quantity] = [*(Feature(name) for name in INSTANCE_COLUMNS), EXPECTED_TTFT]
+    own: list[Feature | Quantity] = [*PRESENT, EXPECTED_TTFT]
     return (*own, *(excess(each) for each in own), *CONTEXTS)
 
 
