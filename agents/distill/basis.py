@@ -26,8 +26,8 @@ _COUNTS = tuple(
 PAST = ("frac_prefix_hits", "snapshot_age_s", "prefix_age_s", "recent_ttft_s", "recent_tokens_per_s")
 """Features that tell how instances fared before, which follows from where requests were sent: a student that
 goes by them takes what the teacher's choices led to for their reason, and then chases its own past (causal
-confusion: de Haan, Jayaraman, Levine, NeurIPS 2019). Where a PPO agent had a mean TTFT of 1.08 s, formulas with
-them had 1.17 to 1.41 s, those without 1.07 to 1.15 s (four streams of 1,000 requests)."""
+confusion: de Haan, Jayaraman, Levine, NeurIPS 2019). Where a PPO agent had a mean TTFT of 1.08 s, formulas
+with them had 1.17 to 1.41 s, those without 1.07 to 1.15 s (four streams of 1,000 requests)."""
 PRESENT = tuple(Feature(name) for name in INSTANCE_COLUMNS if name not in PAST)
 """All others of an instance."""
 
