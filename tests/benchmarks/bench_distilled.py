@@ -65,12 +65,12 @@ FORMULA = (
 
 
 def _tree() -> Rule:
-    """Nine branches on four quantities."""
-    late, sent = excess(EXPECTED_TTFT), excess(Feature("num_tokens_sent_since_scrape"))
-    waiting, usage = Feature("num_waiting"), excess(Feature("frac_kv_cache_usage"))
+    """Nine branches on three quantities."""
+    late, usage = excess(EXPECTED_TTFT), excess(Feature("frac_kv_cache_usage"))
+    waiting = Feature("num_waiting")
     leaves = [Number(-cost / 10) for cost in range(10)]
     free = Branch(
-        usage, 0.5, Branch(sent, 4000.0, leaves[9], leaves[8]), Branch(sent, 1000.0, leaves[7], leaves[6])
+        usage, 0.5, Branch(late, 0.001, leaves[9], leaves[8]), Branch(usage, 0.8, leaves[7], leaves[6])
     )
     held = Branch(waiting, 2.5, leaves[5], Branch(usage, 0.2, leaves[4], leaves[3]))
     soon = Branch(waiting, 0.5, free, held)
