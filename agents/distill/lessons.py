@@ -81,6 +81,12 @@ class Lessons:
         """
         return self.reduced("most", self.scores) - self.reduced("least", self.scores)
 
+    def levelled(self) -> Lessons:
+        """The same choices, with as much at stake in every decision where there is anything at stake."""
+        stakes = np.where(self.stakes > 0.0, self.stakes, 1.0)
+        scores = self.scores / stakes[self.decision]
+        return Lessons(self.instances, scores, self.requests, self.num_instances)
+
     def take(self, chosen: NDArray[np.bool_]) -> Lessons:
         """Some of the decisions: those where ``chosen``, ``[num_decisions]``."""
         rows = chosen[self.decision]

@@ -27,14 +27,14 @@ def env(tmp_path_factory):
 
 
 class Noting:
-    """Learns nothing, takes these rules one after the other, and keeps what it was taught."""
+    """Learns nothing, takes a rule after the other, twice each, and keeps what it was taught."""
 
     def __init__(self, *rules):
         self.rules, self.taught = list(rules), []
 
     def fit(self, lessons):
         self.taught.append(lessons)
-        return [self.rules[len(self.taught) - 1]]
+        return [self.rules[(len(self.taught) - 1) // 2]]
 
 
 RULES = Feature("num_waiting"), Feature("num_in_flight"), Feature("num_uncached_tokens")
@@ -43,8 +43,10 @@ RULES = Feature("num_waiting"), Feature("num_in_flight"), Feature("num_uncached_
 def test_the_teacher_acts_first_and_the_student_then(env):
     student = Noting(*RULES)
     distil(env, LlmdTokenLoad(), student, seed=3, num_rounds=3, num_decisions=60)
-    assert [len(lessons) for lessons in student.taught] == [80, 160, 240]  # whole episodes of 40
-    last = student.taught[-1]
+    weighed, levelled = student.taught[::2], student.taught[1::2]
+    assert [len(lessons) for lessons in weighed] == [80, 160, 240]  # whole episodes of 40
+    last = weighed[-1]
+    np.testing.assert_array_equal(levelled[-1].scores, last.levelled().scores)
     acted = (LlmdTokenLoad(), Distilled(RULES[0]), Distilled(RULES[1]))
     for number, policy in enumerate(acted):
         seen = [look for seed in (3, 4) for look in observe(env, policy, seed + 2 * number, 40)]
@@ -60,7 +62,7 @@ def test_the_teacher_acts_first_and_the_student_then(env):
 
 def test_the_attempt_that_routes_best_is_taken(env):
     result = distil(env, LlmdTokenLoad(), Noting(*RULES), seed=0, num_rounds=3, num_decisions=40)
-    assert [attempt.rule for attempt in result.attempts] == list(RULES)
+    assert [attempt.rule for attempt in result.attempts] == [rule for rule in RULES for _ in range(2)]
     for attempt in result.attempts:  # the streams after those of the three rounds
         ledger = play(env, Distilled(attempt.rule), 3).ledger
         assert attempt.ttft_mean_s == pytest.approx(ledger["ttft_s"].mean())

@@ -25,6 +25,12 @@ def test_the_best_is_chosen_and_stakes_are_what_the_worst_would_lose():
     assert lessons().stakes.tolist() == [2, 0.5]
 
 
+def test_levelled_choices_are_the_same_and_matter_alike():
+    levelled = lessons().levelled()
+    assert levelled.choice.tolist() == lessons().choice.tolist()
+    assert levelled.stakes.tolist() == [1, 1]
+
+
 def test_parts_and_sums():
     twice = concatenate([lessons(), lessons()])
     assert twice.starts.tolist() == [0, 2, 5, 7]
