@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router routebench reliability memory many-routers served fuzz parity plugs sweeps golden lint types clean
+.PHONY: help demo check-demo distill reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router routebench reliability memory many-routers served fuzz parity plugs sweeps golden lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -30,6 +30,13 @@ reference:  ## Keep the last demo's table and picture as those that the README s
 	mkdir -p runs/reference/demo
 	cp runs/demo/evaluation/table.md runs/demo/evaluation/summary.json runs/demo/evaluation/ttft_over_time.png \
 	  runs/reference/demo/
+
+distill: $(VENV)/.installed  ## Distil what the demo trained to readable rules, after make demo (half an hour).
+	$(BIN)/routegym-train experiment=demo_train agent=linucb total_timesteps=4000
+	for agent in maskable_ppo lodestar_quick linucb; do \
+	  $(BIN)/python -m agents.distill run=runs/demo/$$agent-0 name=distill/$$agent +measured.part=test \
+	    +measured.num_requests=3840 'seeds=[57,69,73,97,99]' || exit 1; \
+	done
 
 reference-fidelity:  ## Keep the table of the last fidelity run as the one that the README shows.
 	mkdir -p runs/reference/fidelity

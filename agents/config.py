@@ -210,6 +210,31 @@ class ViewerConfig:
     num_looks: int = MISSING
 
 
+@dataclass
+class DistillConfig:
+    """``conf/distill.yaml``."""
+
+    name: str = MISSING
+    directory: str = MISSING
+    run: Optional[str] = None  # noqa: UP045 (OmegaConf's own form)
+    policies: dict[str, Any] = field(default_factory=dict)
+    rules: dict[str, Any] = field(default_factory=dict)
+    students: dict[str, Any] = field(default_factory=dict)
+    seed: int = MISSING
+    num_rounds: int = MISSING
+    num_decisions: int = MISSING
+    seeds: list[int] = MISSING
+    measured: dict[str, Any] = field(default_factory=dict)
+    warmup_s: float = MISSING
+    num_workers: int = MISSING
+    max_instances: int = MISSING
+    env: Any = MISSING
+    cluster: Any = MISSING
+    workload: Any = MISSING
+    reward: Any = MISSING
+    world: Any = None
+
+
 def register() -> None:
     """Make what the YAML files name known to Hydra: the schemas, and how a run of a sweep is called."""
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
@@ -224,6 +249,7 @@ def register() -> None:
     store.store(name="picker_schema", node=PickerConfig)
     store.store(name="ope_schema", node=OpeConfig)
     store.store(name="viewer_schema", node=ViewerConfig)
+    store.store(name="distill_schema", node=DistillConfig)
 
 
 def register_policy_group() -> None:

@@ -14,7 +14,18 @@ MAY_IMPORT = {
     "agents": {"agents", "conf", "envs", "reward"},
     "adversary": {"adversary", "agents", "conf", "envs", "reward"},
 }
-HEAVY = {"aiconfigurator", "google", "grpc", "grpc_health", "optuna", "plotly", "ray", "vllm", "wandb"}
+HEAVY = {
+    "aiconfigurator",
+    "google",
+    "grpc",
+    "grpc_health",
+    "optuna",
+    "plotly",
+    "ray",
+    "sklearn",
+    "vllm",
+    "wandb",
+}
 FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
 IN_VLLM = ROOT / "envs" / "live" / "in_vllm" / "modelled_executor.py"  # runs in vLLM's Python, never in ours
 OURS = [path for path in FILES if path != IN_VLLM]

@@ -22,18 +22,16 @@ from omegaconf import DictConfig, OmegaConf
 from agents.build_env import build_env
 from agents.config import register
 from agents.defences.defence import is_learned
-from agents.export import bundle, writing
+from agents.export import compared, writing
 from agents.export.card import Card, results_of, weaknesses_of
-from agents.export.parity import compare, compare_onnx, observe
+from agents.export.parity import observe
 from agents.export.plan import Range
-from agents.online import load_learner
-from agents.policy import Policy, Trainable
+from agents.policy import Policy
 from agents.program import program
-from agents.run_directory import CONFIG
+from agents.training_run import WORLD, config_of, given_keys, policy_of
 from conf.build import ConfigError, build
 from envs.observation import Observation, encode
 
-WORLD = ("env", "cluster", "world", "workload", "reward")
 MADE_OF = ("seed", "total_timesteps", *WORLD, "agent")
 """Keys of a training run's config that its policy follows from."""
 
@@ -49,9 +47,9 @@ def export(config: DictConfig, given: set[str]) -> Path:
     """
     _check(config, given)
     run = None if config.run is None else Path(config.run)
-    made_of = _made_of(config, run, given)
+    made_of = config if run is None else config_of(run, config, given)
     agent = build(made_of.agent, "agent")
-    policy = _trained(agent, run)
+    policy = policy_of(agent, run, "agent")
     choice = made_of.agent._target_.split(".")[-2]
     name = config.policy_name or choice
     with closing(build_env(made_of)) as env:
@@ -73,24 +71,8 @@ def export(config: DictConfig, given: set[str]) -> Path:
         weaknesses_of(Path(config.report), name) if config.report else [],
     )
 
-    def describe(part: Path) -> str:
-        loaded = bundle.load(part)
-        parities = {
-            "policy.npz, by NumPy": compare(policy, loaded, seen),
-            "policy.onnx, by onnxruntime": compare_onnx(loaded, part / bundle.MODEL, seen),
-        }
-        for file, parity in parities.items():
-            print(f"{file}: {parity.num_observations:,} decisions, {parity.num_different} different")
-            if not parity.holds:
-                raise ValueError(
-                    f"{name}: {file} decides otherwise than the policy: {parity.num_different} of"
-                    f" {parity.num_observations} decisions, scores by up to {parity.worst_score:.1e};"
-                    " nothing was written"
-                )
-        return card.text(parities)
-
     directory = Path(config.directory or (run / "bundle" if run else f"runs/bundles/{choice}"))
-    writing.write(directory, what, describe)
+    compared.write(directory, what, card, seen)
     print(f"exported: {directory}")
     return directory
 
@@ -103,35 +85,6 @@ def _check(config: DictConfig, given: set[str]) -> None:
             raise ConfigError(f"{key}: {config[key]} must be at least {least}")
     if not 0.0 <= config.range_margin < float("inf"):
         raise ConfigError(f"range_margin: {config.range_margin} must be a finite number from 0")
-
-
-def _made_of(config: DictConfig, run: Path | None, given: set[str]) -> DictConfig:
-    """The config of agent and world."""
-    if run is None:
-        return config
-    path = run / CONFIG
-    if not path.exists():
-        raise ConfigError(f"run: {run} holds no {CONFIG}; give the directory of a training run")
-    held = OmegaConf.load(path)
-    if not isinstance(held, DictConfig) or any(key not in held for key in (*WORLD, "agent")):
-        raise ConfigError(f"run: {path} is not the config of a training run")
-    for key in WORLD:
-        if key in given:
-            held[key] = config[key]
-    return held
-
-
-def _trained(agent: Any, run: Path | None) -> Policy:
-    if isinstance(agent, Trainable):
-        if run is None:
-            raise ConfigError("agent: it must be trained before; train it and give run=DIRECTORY of that run")
-        return agent.policy(run)
-    if is_learned(agent):
-        if run is None:
-            raise ConfigError("agent: it has learned nothing; train it and give run=DIRECTORY of that run")
-        return load_learner(agent, run)
-    policy: Policy = agent
-    return policy
 
 
 def _fallback(config: DictConfig, policy: Policy, given: set[str]) -> tuple[Policy, str]:
@@ -164,7 +117,7 @@ def _range_of(seen: list[Observation], margin: float) -> Range:
 def main(config: DictConfig) -> None:
     """Run the program."""
     overrides = HydraConfig.get().overrides.task
-    given = {re.split(r"[.=@]", override.lstrip("+~"))[0] for override in overrides}
+    given = given_keys(overrides)
     given |= {"fallback" for override in overrides if override.startswith("agent@fallback=")}
     given -= {"agent"} - {"agent" for override in overrides if re.match(r"[+~]*agent[.=]", override)}
     with program("agents.export"):

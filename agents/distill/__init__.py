@@ -1,0 +1,1 @@
+"""From any policy to a rule that a person can read: a shallow tree, or a formula with units."""

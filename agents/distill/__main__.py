@@ -1,0 +1,249 @@
+"""``python -m agents.distill``: a policy as a rule that a person can read, and what it loses by it.
+
+    python -m agents.distill run=runs/demo/maskable_ppo-0 name=ppo +measured.part=test
+    python -m agents.distill policy=llmd_affinity
+
+Each student (``conf/student``) learns a rule from the teacher (``agents.distill.dagger``). Then the teacher,
+the students' rules and some hand-made rules route the same streams, which nothing was learned from. In the
+run's directory then lie
+
+* ``<student>/``: its rule for people and in three languages, ``rule.txt``, ``rule.py``, ``rule.go`` and
+  ``rule.cel``, and as a ``bundle`` (``agents.export``), to be evaluated or attacked as ``agent=bundle``;
+* ``attempts.parquet``: one row per rule that a student tried;
+* ``cells/``, ``results.parquet``: as of ``agents.evaluate``;
+* ``distill.json``, ``table.md``: means over seeds, each against the best of the hand-made rules, and how much
+  of the teacher's gain over that one the students keep, with 95 % intervals.
+
+A teacher that learns while it routes does not while it is learned from; measured, it goes on learning. All
+but the decision times in ``cells/*.json`` are the same bytes for the same config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+import pandas as pd
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from agents import cells
+from agents.build_env import build_env
+from agents.config import register, register_policy_group
+from agents.distill import report
+from agents.distill.dagger import Distillation, distil
+from agents.distill.expression import num_nodes
+from agents.distill.kept import best_rule, kept
+from agents.distill.policy import Distilled
+from agents.distill.rule_files import BUNDLE, write_rule, write_text
+from agents.distill.texts.formula import formula_text
+from agents.export.parity import observe
+from agents.files import write_json, write_parquet
+from agents.hyperparameters import check_counts
+from agents.metrics import figures
+from agents.policy import Policy
+from agents.program import program
+from agents.run_directory import claim
+from agents.summary import summarise
+from agents.training_run import WORLD, config_of, given_keys, policy_of
+from conf.build import ConfigError, build
+
+LOAD = "agents.export.bundle.load"
+
+register()
+
+
+class Teacher(NamedTuple):
+    """Whom to imitate, and where."""
+
+    name: str
+    policy: Policy
+    node: Any
+    """Of the config that it was built from."""
+    run: str | None
+    """Directory of its training run."""
+    world: DictConfig
+    """Config of the world that it is learned from in: ``agents.training_run.WORLD``."""
+
+
+def distill(config: DictConfig, given: set[str]) -> dict[str, Any]:
+    """Distil as configured; return the summary.
+
+    Args:
+        config: As ``conf/distill.yaml``.
+        given: Keys that the user set; of the world, the others are the training run's, where there is one.
+    """
+    _check(config)
+    teacher = _teacher(config, given)
+    _check_names(config, teacher.name)
+    measured = _measured(config, teacher)
+    directory = claim(config, ())  # cells know themselves what they are of; all else is made anew
+    learned = _learned(config, teacher, directory)
+    write_parquet(directory / "attempts.parquet", _attempts(learned))
+    for name in learned:
+        measured.policies[name] = {"_target_": LOAD, "directory": str(directory / name / BUNDLE)}
+    results, notes = [], []
+    for cell in cells.run(measured, directory):
+        ledger, side = cells.read(directory, cell)
+        row = {"policy": cell.policy, "seed": cell.seed}
+        results.append(row | figures(ledger, side["num_instances"], config.warmup_s))
+        notes = side["workload_notes"]
+    table = pd.DataFrame(results)
+    write_parquet(directory / "results.parquet", table)
+    summary = _summary(config, teacher.name, learned, table) | {"workload_notes": notes}
+    write_json(directory / "distill.json", summary)
+    text = report.text(summary)
+    write_text(directory / "table.md", text)
+    print(text)
+    print(f"results: {directory}")
+    return summary
+
+
+def _learned(config: DictConfig, teacher: Teacher, directory: Path) -> dict[str, Distillation]:
+    """What each student learned; its rule is written down."""
+    students = {str(name): build(node, f"students.{name}") for name, node in config.students.items()}
+    learned = {}
+    with closing(build_env(teacher.world)) as env:
+        if not env.cluster.repeatable:
+            raise ConfigError("cluster: a policy is distilled in emulation; give cluster=demo or another")
+        for name, student in students.items():
+            learned[name] = distil(
+                env, teacher.policy, student, config.seed, config.num_rounds, config.num_decisions
+            )
+            policy = Distilled(learned[name].rule)
+            write_rule(
+                directory / name,
+                f"{teacher.name}_{name}",
+                policy,
+                _made_of(config, teacher, name),
+                config.max_instances,
+                observe(env, policy, config.seed, config.num_decisions),
+            )
+    return learned
+
+
+def _summary(
+    config: DictConfig, teacher: str, learned: Mapping[str, Distillation], results: pd.DataFrame
+) -> dict[str, Any]:
+    """Means over seeds, and what the students keep."""
+    best = best_rule(results, [str(name) for name in config.rules])
+    students = {
+        name: {
+            "num_nodes": num_nodes(distilled.rule),
+            "rule": formula_text(distilled.rule),
+            "kept": {
+                figure: kept(results, name, teacher, best, figure).plain() for figure in report.COMPARED
+            },
+        }
+        for name, distilled in learned.items()
+    }
+    return summarise(results, best) | {
+        "teacher": teacher,
+        "best_rule": best,
+        "students": students,
+        "warmup_s": config.warmup_s,
+    }
+
+
+def _check(config: DictConfig) -> None:
+    """Refuse what would only fail after a while."""
+    check_counts(num_rounds=config.num_rounds, num_decisions=config.num_decisions)
+    check_counts(num_workers=config.num_workers, max_instances=config.max_instances)
+    if not config.students:
+        raise ConfigError("students: there are none; add one with +student@students.NAME=OPTION")
+    if not config.rules:
+        raise ConfigError("rules: there are none to compare with; add one with +agent@rules.NAME=OPTION")
+    if (config.run is None) == (len(config.policies) != 1):
+        raise ConfigError(
+            f"run, policy: one teacher is needed, and run is {config.run} and policies are"
+            f" {list(config.policies)}; give run=<directory of a training run> or policy=NAME"
+        )
+    seeds = list(config.seeds)
+    if len(set(seeds)) != len(seeds) or not seeds or min(seeds) < 0 or max(seeds) >= config.seed:
+        raise ConfigError(
+            f"seeds: {seeds} must be different whole numbers from 0 to below seed ({config.seed}), from which"
+            " on are those of the streams that are learned from; at least one"
+        )
+    if not config.warmup_s >= 0:
+        raise ConfigError(f"warmup_s: {config.warmup_s} must not be negative")
+
+
+def _teacher(config: DictConfig, given: set[str]) -> Teacher:
+    if config.run is None:
+        name, node = next(iter(config.policies.items()))
+        policy = policy_of(build(node, f"policies.{name}"), None, f"policies.{name}")
+        return Teacher(str(name), policy, node, None, config)
+    world = config_of(Path(config.run), config, given)
+    name = world.agent._target_.split(".")[-2]
+    policy = policy_of(build(world.agent, "agent"), Path(config.run), "agent")
+    return Teacher(name, policy, world.agent, config.run, world)
+
+
+def _check_names(config: DictConfig, teacher: str) -> None:
+    names = [teacher, *config.students, *config.rules]
+    twice = sorted({str(name) for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"{twice[0]}: teacher, students and rules need different names; leave it out"
+            f" (~agent@rules.{twice[0]}) or call it otherwise"
+        )
+
+
+def _measured(config: DictConfig, teacher: Teacher) -> DictConfig:
+    """What ``agents.cells`` makes of all but the students, which are added as bundles once they are there."""
+    plain: Any = OmegaConf.to_container(teacher.world, resolve=True)
+    world = {key: plain[key] for key in WORLD}
+    world["workload"] |= OmegaConf.to_container(config.measured, resolve=True)
+    measured = OmegaConf.create(
+        {
+            **world,
+            "seeds": config.seeds,
+            "num_workers": config.num_workers,
+            "policies": {teacher.name: teacher.node, **config.rules},
+            "trained": {} if teacher.run is None else {teacher.name: teacher.run},
+        }
+    )
+    with closing(build_env(measured)):  # which refuses settings that do not fit
+        return measured
+
+
+def _made_of(config: DictConfig, teacher: Teacher, student: str) -> Mapping[str, Any]:
+    """For the card."""
+    world: Any = OmegaConf.to_container(teacher.world, resolve=True)
+    return {
+        "teacher": OmegaConf.to_container(OmegaConf.create(teacher.node), resolve=True),
+        "trained": teacher.run,
+        "student": OmegaConf.to_container(config.students[student], resolve=True),
+        **{key: config[key] for key in ("seed", "num_rounds", "num_decisions")},
+        **{key: world[key] for key in WORLD},
+    }
+
+
+def _attempts(learned: Mapping[str, Distillation]) -> pd.DataFrame:
+    """One row per attempt."""
+    return pd.DataFrame(
+        {
+            "student": name,
+            "num_lessons": attempt.num_lessons,
+            "num_nodes": num_nodes(attempt.rule),
+            "ttft_mean_s": attempt.ttft_mean_s,
+            "is_taken": attempt.rule is distilled.rule,
+        }
+        for name, distilled in learned.items()
+        for attempt in distilled.attempts
+    )
+
+
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="distill")
+def main(config: DictConfig) -> None:
+    """Run the program."""
+    with program("agents.distill"):
+        distill(config, given_keys(HydraConfig.get().overrides.task))
+
+
+if __name__ == "__main__":
+    register_policy_group()  # of this program alone: in another, policy= may be something else
+    main()

@@ -1,0 +1,1 @@
+"""A rule as text: for people, and in the languages of routers."""

@@ -1,0 +1,3 @@
+from tests.agents.heuristics.conftest import observe
+
+__all__ = ["observe"]
