@@ -97,7 +97,7 @@ class TuneConfig:
     agent: Any = MISSING
     logger: Any = MISSING
     world: Any = None
-    scenario: Any = None
+    scenario: Optional[ScenarioConfig] = None  # noqa: UP045
     space: dict[str, Any] = field(default_factory=dict)
 
 
