@@ -72,7 +72,8 @@ def relaxed(cluster: EmulatedCluster, episode: Episode, closed_loop: bool) -> Re
 def least_mean_ttft_s(cluster: EmulatedCluster, episode: Episode, closed_loop: bool) -> float:
     """The greater of both relaxations, for the mean TTFT of an episode's requests.
 
-    In closed loop, where arrivals follow from decisions, only the first holds.
+    In closed loop, where arrivals follow from decisions, only the first holds; where a cap on requests ends
+    the loop, it is about the requests that came in this play.
     """
     alone_s, work_s = relaxed(cluster, episode, closed_loop)
     alone_ttft_s = float(alone_s.min(axis=1).mean())
