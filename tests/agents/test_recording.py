@@ -178,7 +178,7 @@ def test_recording_changes_no_result_of_an_evaluation(tmp_path):
     others = ["+agent@policies.b=linucb", "env.num_routers=2"]
     evaluate(evaluation(tmp_path / "plain", *others))
     evaluate(evaluation(tmp_path / "recorded", *others, "record=true"))
-    timed = ("table.md", "cells/*.json", "config.yaml")
+    timed = ("table.md", "cells/*.json", "config.yaml", "finished.json")
     plain, with_recording = (files(tmp_path / name, *timed) for name in ("plain", "recorded"))
     assert plain == {name: data for name, data in with_recording.items() if "recordings" not in name}
     for name in ("a-0", "a-1", "b-0", "b-1"):
@@ -231,7 +231,7 @@ def test_training_killed_within_an_episode_is_recorded_as_if_it_had_not_been(eve
     overrides = ["agent=linucb", "total_timesteps=120", f"checkpoint_every={every}"]
     train(configured("train", tmp_path / "plain", *overrides))
     train(configured("train", tmp_path / "whole", *overrides, "record=true"))
-    timed = ("config.yaml", "*.png", "*.parquet", "recording.json")
+    timed = ("config.yaml", "*.png", "*.parquet", "recording.json", "finished.json")
     assert files(tmp_path / "plain", *timed) == files(tmp_path / "whole", *timed)
 
     original, saved = checkpoint.save, []

@@ -116,7 +116,7 @@ def test_more_trials_go_on_from_what_is_there(tried, tmp_path):
 
 # --- the program ---
 
-SCENARIO = "{split: tune, seeds: {test: [1001, 1002]}, warmup_s: 60.0}"
+SCENARIO = ["+scenario=bench", "scenario.split=tune"]
 
 
 def tiny(directory, *overrides):
@@ -189,9 +189,9 @@ def flat(node, path=""):
     ("overrides", "message"),
     [
         (["workload.part=all"], r"workload.part: 'all' holds what policies are tested on; .*part=train"),
-        (["scenario={split: test}"], r"scenario.split: 'test'; tune with scenario.split=tune"),
-        ([f"scenario={SCENARIO}", "seeds=[1001]"], r"seeds: \[1001\] are those that policies are tested on"),
-        ([f"scenario={SCENARIO}"], r"warmup_s: 0.1, and the scenario's is 60.0; take that"),
+        (["+scenario=bench"], r"scenario.split: 'test'; tune with scenario.split=tune"),
+        ([*SCENARIO, "seeds=[9]"], r"seeds: \[9\] are those that policies are tested on"),
+        (SCENARIO, r"warmup_s: 0.1, and the scenario's is 60.0; take that"),
         (["objective=frac_slo_met"], r"objective: 'frac_slo_met' is none of ttft_mean_s, "),
         (["num_trials=1"], r"num_trials \(1\) must be at least 2"),
         (["seeds=[3,3]"], r"seeds: \[3, 3\] must be different"),

@@ -36,6 +36,8 @@ LINUCB = {"_target_": "agents.bandits.linucb.LinUCB", "alpha": 0.0}
 LODESTAR = {
     "_target_": "agents.bandits.lodestar.Lodestar",
     "fallback": {"_target_": "agents.heuristics.least_in_flight.LeastInFlight"},
+    "freshness_half_life_s": None,  # of noise, in this toy
+    "num_candidates": 0,
     "training": {
         "_target_": "agents.bandits.predictor.Training",
         "hidden_sizes": [16],

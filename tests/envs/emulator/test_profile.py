@@ -226,9 +226,11 @@ def test_command_refits_the_shipped_files(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(profile_module, "SHIPPED", copies)
     main(["--refit"])
     assert "l40s" in capsys.readouterr().out
-    assert {path.name: path.read_bytes() for path in copies.iterdir()} == {
-        path.name: path.read_bytes() for path in SHIPPED.iterdir()
-    }
+    refitted, shipped = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.json")}
+        for folder in (copies, SHIPPED)
+    )
+    assert refitted == shipped
 
 
 def test_help_says_what_it_does(capsys):
