@@ -12,7 +12,7 @@ from agents.heuristics.heuristic import (
     Heuristic,
     Kind,
     first_of_equals,
-    least,
+    is_uneven,
     most,
     share,
     within,
@@ -55,8 +55,7 @@ class CacheAware(Heuristic):
     def costs(self, candidates: Candidates) -> Array:
         """Price by requests in flight or by match."""
         num_in_flight = candidates.column(NUM_IN_FLIGHT)
-        highest, lowest = most(num_in_flight), least(num_in_flight)
-        imbalanced = (highest - lowest > self.imbalance) & (highest > self.imbalance_ratio * lowest)
+        imbalanced = is_uneven(num_in_flight, self.imbalance, self.imbalance_ratio)
         match = candidates.column(FRAC_PREFIX_HIT)
         missed = ~imbalanced & (most(match) <= self.cache_threshold)
         self.note("imbalanced", imbalanced)

@@ -6,7 +6,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind, demote, least, most, share, within
+from agents.heuristics.heuristic import (
+    Array,
+    Candidates,
+    Heuristic,
+    Kind,
+    demote,
+    is_uneven,
+    most,
+    share,
+    within,
+)
 from envs.observation import FRAC_PREFIX_HIT, NUM_IN_FLIGHT
 
 
@@ -38,8 +48,7 @@ class DynamoTwoTier(Heuristic):
     def costs(self, candidates: Candidates) -> Array:
         """Price by requests in flight, those that match less behind where the cache decides."""
         num_in_flight = candidates.column(NUM_IN_FLIGHT)
-        highest, lowest = most(num_in_flight), least(num_in_flight)
-        imbalanced = (highest - lowest > self.imbalance) & (highest > self.imbalance_ratio * lowest)
+        imbalanced = is_uneven(num_in_flight, self.imbalance, self.imbalance_ratio)
         match = candidates.column(FRAC_PREFIX_HIT)
         longest = most(match)
         missed = ~imbalanced & (longest <= self.cache_threshold)

@@ -149,6 +149,13 @@ def most(values: Array) -> np.float64:
     return highest
 
 
+def is_uneven(counts: Array, spread: float, ratio: float) -> np.bool_:
+    """Whether the greatest is above the least by more than ``spread`` and more than ``ratio`` times it."""
+    highest, lowest = most(counts), least(counts)
+    uneven: np.bool_ = (highest - lowest > spread) & (highest > ratio * lowest)
+    return uneven
+
+
 def first_of_equals(costs: Array) -> Array:
     """Rank the costs, the earlier of two equals below the later: no ties are left."""
     return costs.argsort(kind="stable").argsort(kind="stable").astype(np.float64)
