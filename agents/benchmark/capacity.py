@@ -5,7 +5,8 @@
 prints ``capacity_per_s`` and ``rates_per_s`` as they stand in the scenario's YAML: the most that any of the
 rules completes per second (``agents.metrics.figures``), means over two streams of tuning, when requests come
 1.1 times as fast as that. The rate is found by trying, from the capacity written there on: each time 1.1
-times what was completed before, or 1.5 times where the fleet kept up, until that changes by less than 2 %.
+times what was completed before, or 1.5 times where the fleet kept up, until that changes by less than 2 %, or
+a fleet that kept up gets less done of more.
 """
 
 from __future__ import annotations
@@ -72,6 +73,11 @@ def measure(scenarios: list[Scenario], policies: Any, num_workers: int) -> dict[
         for scenario, offered_per_s in list(rates.items()):
             means = {name: float(np.mean(each)) for name, each in completed[scenario].items()}
             rule = max(means, key=lambda name: means[name])
+            print(f"{scenario.name}: {rule} completes {means[rule]:#.3g} of {offered_per_s:#.3g} per second")
+            last = found.get(scenario)
+            if last and last.per_s > max(KEPT_UP * last.offered_per_s, means[rule]):
+                del rates[scenario]
+                continue
             found[scenario] = Capacity(means[rule], rule, offered_per_s)
             if means[rule] > KEPT_UP * offered_per_s:
                 rates[scenario] = RAISE * offered_per_s
@@ -80,7 +86,6 @@ def measure(scenarios: list[Scenario], policies: Any, num_workers: int) -> dict[
             else:
                 rates[scenario] = OVERLOAD * means[rule]
             before[scenario] = means[rule]
-            print(f"{scenario.name}: {rule} completes {means[rule]:#.3g} of {offered_per_s:#.3g} per second")
         if not rates:
             break
     return found
