@@ -18,18 +18,21 @@ from agents.run_directory import folder_name
 
 @dataclass
 class ScenarioConfig:
-    """``conf/scenario/bench.yaml``."""
+    """``conf/scenario/bench.yaml``; where there is none, all is None.
 
-    version: int = MISSING
-    split: str = MISSING
-    load: str = MISSING  # a whole number, as a key of rates_per_s
-    loads: list[int] = MISSING
-    warmup_s: float = MISSING
-    seeds: dict[str, list[int]] = MISSING
-    trace_seeds: dict[str, int] = MISSING
-    windows: dict[str, list[Optional[float]]] = MISSING  # noqa: UP045 (OmegaConf's own form)
-    capacity_per_s: float = MISSING
-    rates_per_s: dict[str, float] = MISSING
+    Not None itself: a sweep sets ``scenario.load`` before it has chosen the experiment.
+    """
+
+    version: Optional[int] = None  # noqa: UP045 (OmegaConf's own form)
+    split: Optional[str] = None  # noqa: UP045
+    load: Optional[str] = None  # noqa: UP045 (a whole number, as a key of rates_per_s)
+    loads: Optional[list[int]] = None  # noqa: UP045
+    warmup_s: Optional[float] = None  # noqa: UP045
+    seeds: Optional[dict[str, list[int]]] = None  # noqa: UP045
+    trace_seeds: Optional[dict[str, int]] = None  # noqa: UP045
+    windows: Optional[dict[str, list[Optional[float]]]] = None  # noqa: UP045
+    capacity_per_s: Optional[float] = None  # noqa: UP045
+    rates_per_s: Optional[dict[str, float]] = None  # noqa: UP045
 
 
 @dataclass
@@ -48,7 +51,7 @@ class TrainConfig:
     agent: Any = MISSING
     logger: Any = MISSING
     world: Any = None
-    scenario: Optional[ScenarioConfig] = None  # noqa: UP045 (OmegaConf's own form)
+    scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
     record: bool = False
 
 
@@ -70,7 +73,7 @@ class EvaluateConfig:
     reward: Any = MISSING
     logger: Any = MISSING
     world: Any = None
-    scenario: Optional[ScenarioConfig] = None  # noqa: UP045 (OmegaConf's own form)
+    scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
     record: bool = False
     policies: dict[str, Any] = field(default_factory=dict)
 
@@ -87,7 +90,7 @@ class TuneConfig:
     seeds: list[int] = MISSING
     num_trials: int = MISSING
     objective: str = MISSING
-    warmup_s: float = MISSING
+    warmup_s: Optional[float] = None  # noqa: UP045
     total_timesteps: Optional[int] = None  # noqa: UP045
     checkpoint_every: int = MISSING
     env: Any = MISSING
@@ -97,7 +100,7 @@ class TuneConfig:
     agent: Any = MISSING
     logger: Any = MISSING
     world: Any = None
-    scenario: Optional[ScenarioConfig] = None  # noqa: UP045
+    scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
     space: dict[str, Any] = field(default_factory=dict)
 
 

@@ -66,12 +66,16 @@ RELEVANT = (
 """Keys of the config that all trials in a directory have in common."""
 STATISTICS = ("mean", *(f"p{percentile}" for percentile in PERCENTILES))
 OBJECTIVES = [f"{latency}_{statistic}_s" for latency in LATENCIES for statistic in STATISTICS]
+WARMUP_S = 60.0
+"""Where neither the config nor a scenario says: requests that arrive before are routed and not counted."""
 
 register()
 
 
 def tune(config: DictConfig) -> dict[str, Any]:
     """Tune as configured; return what ``tuned.json`` holds."""
+    if config.warmup_s is None:
+        config.warmup_s = config.scenario.warmup_s if _has_scenario(config) else WARMUP_S
     space = _check(config)
     directory = claim(config, RELEVANT)
     key = _key(config)
@@ -122,7 +126,7 @@ def _check(config: DictConfig) -> Space:
 def _check_split(config: DictConfig) -> None:
     """Refuse to see what policies are tested on."""
     scenario = config.scenario
-    if scenario is None:
+    if not _has_scenario(config):
         if config.workload.get("part", "train") != "train":
             raise ConfigError(
                 f"workload.part: {config.workload.part!r} holds what policies are tested on; tune with"
@@ -139,12 +143,16 @@ def _check_split(config: DictConfig) -> None:
         )
 
 
+def _has_scenario(config: DictConfig) -> bool:
+    return config.scenario.version is not None
+
+
 def _tuned_for(config: DictConfig) -> str:
     """The name of the fleet and its requests; of a scenario, as the benchmark calls it."""
     if config.tuned_for is not None:
         return str(config.tuned_for)
     choices: Any = HydraConfig.get().runtime.choices
-    if config.scenario is not None:
+    if _has_scenario(config):
         return f"{choices.experiment.rpartition('/')[2]}@{config.scenario.load}"
     return str(choices.workload)
 

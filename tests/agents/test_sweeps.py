@@ -60,6 +60,16 @@ def expect_trained_as_alone(found, tmp_path):
         assert files(alone, "progress.json", "*.png") == files(directory, "progress.json", "*.png")
 
 
+@pytest.mark.parametrize("name", ["train", "evaluate", "tune"])
+def test_a_sweep_over_scenarios_may_set_their_load(name):
+    """Hydra composes a sweep's settings once without what is swept over, such as the experiment."""
+    settings = ["scenario.split=tune", "scenario.load=60"]
+    with initialize_config_module("conf", version_base="1.3"):
+        compose(name, settings)
+        config = compose(name, [*settings, "experiment=bench/equal"])
+    assert config.workload.rate_per_s == config.scenario.rates_per_s["60"]
+
+
 def test_a_killed_sweep_goes_on_after_what_is_finished(tmp_path):
     steps = "total_timesteps=40,6000"
     with sweep(tmp_path, *LONG, steps, "hydra/launcher=local") as process:
