@@ -115,6 +115,7 @@ class BenchmarkConfig:
     policies: dict[str, Any] = field(default_factory=dict)
     trained: dict[str, str] = field(default_factory=dict)
     tuned: Optional[str] = None  # noqa: UP045 (OmegaConf's own form)
+    reference: Optional[str] = None  # noqa: UP045
     seeds: Optional[list[int]] = None  # noqa: UP045
     bound_seeds: Optional[list[int]] = None  # noqa: UP045
     settings: Any = None

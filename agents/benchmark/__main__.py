@@ -49,6 +49,8 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         raise ConfigError("policy: there is none; give policy=NAME, or +agent@policies.NAME=OPTION for more")
     if config.num_workers < 1:
         raise ConfigError(f"num_workers: {config.num_workers} must be at least 1")
+    if config.reference is not None and config.reference not in config.policies:
+        raise ConfigError(f"reference: {config.reference} is none of {', '.join(config.policies)}")
     if config.bound_seeds is not None and BOUND not in config.policies:
         raise ConfigError(f"bound_seeds: there is no policy {BOUND}; leave it out, or add that")
     constants = tuned.load(config.tuned) if config.tuned is not None else {}
@@ -84,6 +86,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     about = {
         "version": int(next(iter(runs.values())).scenario.version),
         "split": config.split,
+        "reference": config.reference,
         "left_out": left_out,
         "without_tuned_constants": {name: scenarios for name, scenarios in without.items() if scenarios},
     }

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from agents import cells
 from agents.benchmark import aggregate, plots
 from agents.benchmark.scenario import Scenario
+from agents.benchmark.speedup import fleet_of, speedups
 from agents.benchmark.standings import FIGURES, Kind, standings
 from agents.benchmark.table import markdown_table
 from agents.cells import Cell
@@ -60,10 +61,13 @@ def report(
         }
     results = pd.concat(tables, ignore_index=True)
     costs = {figure: _costs(results, scenarios, figure) for figure in FIGURES}
+    fleets = {str(scenario): fleet_of(run.cluster.instances) for scenario, (run, _) in runs.items()}
+    reference = about["reference"]
     summary = {
         **about,
         "intervals": f"{CONFIDENCE:.0%}, percentile bootstrap over seeds, paired, {NUM_RESAMPLES} resamples",
         "overall": {figure: _overall(costs[figure], scenarios, figure, kinds) for figure in FIGURES},
+        "speedups": {} if reference is None else speedups(scenarios, fleets, reference),
         "scenarios": scenarios,
     }
     write_parquet(directory / "results.parquet", results)

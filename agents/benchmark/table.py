@@ -21,6 +21,8 @@ def markdown_table(summary: Mapping[str, Any], decision_us: Mapping[str, float])
     parts = ["# RouteBench", "", *_notes(summary), ""]
     for figure in FIGURES:
         parts += [f"## {HEADINGS[figure]}, all scenarios", "", _overall(summary, figure, decision_us), ""]
+    for fleet, policies in summary["speedups"].items():
+        parts += [f"## Times better than {summary['reference']}, {fleet} fleets", "", _speedups(policies), ""]
     for name, scenario in summary["scenarios"].items():
         parts += [f"## {name}", "", _of_scenario(scenario), "", *_scenario_notes(scenario), ""]
     return "\n".join(parts)
@@ -58,6 +60,18 @@ def _overall(summary: Mapping[str, Any], figure: str, decision_us: Mapping[str, 
                 f"{decision_us[name]:.0f}",
             )
         )
+    return markdown.table(lines)
+
+
+def _speedups(policies: Mapping[str, Any]) -> str:
+    """Mean over the scenarios, and the worst and the best of them; the greatest mean first."""
+    lines = [("policy", *(f"{HEADINGS[figure]}, mean (worst to best)" for figure in FIGURES))]
+    for name in sorted(policies, key=lambda name: -policies[name][FIGURES[0]]["mean"]):
+        figures = [policies[name].get(figure) for figure in FIGURES]
+        shown = [
+            each and f"{each['mean']:.2f} ({each['worst']:.2f} to {each['best']:.2f})" for each in figures
+        ]
+        lines.append((name, *(each or "-" for each in shown)))
     return markdown.table(lines)
 
 

@@ -133,6 +133,17 @@ def test_file_of_constants_that_does_not_fit_is_named(tmp_path, written, message
         run(tmp_path / "run", "scenarios=[equal@60]", "policy=[vllm_dp]", f"tuned={path}")
 
 
+def test_a_rule_of_the_papers_is_held_against_all(tmp_path):
+    slice_of_one = ("scenarios=[equal@60]", "policy=[least_in_flight,random]")
+    summary = run(tmp_path, *slice_of_one, "reference=random")
+    means = pd.read_parquet(tmp_path / "results.parquet").groupby("policy")["ttft_mean_s"].mean()
+    speedup = summary["speedups"]["homogeneous"]["least_in_flight"]["ttft_mean_s"]
+    assert speedup["mean"] == pytest.approx(means["random"] / means["least_in_flight"])
+    assert "Times better than random, homogeneous fleets" in (tmp_path / "table.md").read_text()
+    with pytest.raises(ConfigError, match="reference: lmetric is none of least_in_flight, random"):
+        run(tmp_path, *slice_of_one, "reference=lmetric")
+
+
 def test_the_clairvoyant_is_the_bound_and_no_winner(tmp_path):
     best = "+agent@policies.clairvoyant=llmd_token_load"
     summary = run(tmp_path, "scenarios=[equal@60]", "policy=[random,round_robin]", best, "bound_seeds=[1]")
