@@ -16,6 +16,7 @@
 The benchmark takes those of many searches in one file (``tuned=``)::
 
     python -m agents.tuning.tuned runs/tune tuned.json
+    python -m agents.tuning.tuned runs/tune tuned.json --all-loads --same scrape_1s=equal
 """
 
 from __future__ import annotations
@@ -68,14 +69,54 @@ def load_all(folder: Path) -> dict[str, dict[str, Settings]]:
     return found
 
 
+def for_all_loads(found: dict[str, dict[str, Settings]]) -> dict[str, dict[str, Settings]]:
+    """The same by scenario, for all its loads.
+
+    Raises:
+        ValueError: An agent was tuned at two loads of a scenario.
+    """
+    scenarios: dict[str, dict[str, Settings]] = {}
+    for tuned_for, agents in found.items():
+        of_scenario = scenarios.setdefault(tuned_for.partition("@")[0], {})
+        if twice := of_scenario.keys() & agents.keys():
+            raise ValueError(
+                f"{tuned_for}: {', '.join(twice)} was tuned at another load too; do without --all-loads"
+            )
+        of_scenario |= agents
+    return scenarios
+
+
+def with_same(found: dict[str, dict[str, Settings]], same: list[str]) -> dict[str, dict[str, Settings]]:
+    """With ``scrape_1s=equal``: what was tuned for ``equal`` also for ``scrape_1s``, where that was not tuned.
+
+    Raises:
+        ValueError: The form is another, or nothing was tuned for the second.
+    """
+    result = {name: dict(agents) for name, agents in found.items()}
+    for each in same:
+        name, _, other = each.partition("=")
+        if not name or other not in found:
+            raise ValueError(f"--same {each}: write OTHER=ONE, ONE being one of {', '.join(found)}")
+        result[name] = {**found[other], **result.get(name, {})}
+    return result
+
+
 def main() -> None:
     """Gather what was found below a folder in one file, as the benchmark reads it."""
     parser = argparse.ArgumentParser(prog="python -m agents.tuning.tuned", description=main.__doc__)
     parser.add_argument("folder", type=Path, help=f"of {NAME} files, at any depth")
     parser.add_argument("file", type=Path, help="to write")
+    parser.add_argument(
+        "--all-loads", action="store_true", help="what was tuned at one load of a scenario stands for all"
+    )
+    parser.add_argument(
+        "--same", nargs="*", default=[], metavar="OTHER=ONE", help="OTHER takes what was tuned for ONE"
+    )
     given = parser.parse_args()
     with program(parser.prog):
-        write_json(given.file, load_all(given.folder))
+        found = load_all(given.folder)
+        found = for_all_loads(found) if given.all_loads else found
+        write_json(given.file, with_same(found, given.same))
 
 
 if __name__ == "__main__":

@@ -170,6 +170,19 @@ def test_many_searches_make_one_file_for_the_benchmark(tmp_path, monkeypatch):
         tuned.load_all(tmp_path / "nowhere")
 
 
+def test_what_was_tuned_once_may_stand_for_other_loads_and_scenarios():
+    found = {"equal@80": {"a": {"x": 1}, "b": {"x": 2}}, "scrape_1s@80": {"a": {"x": 3}}}
+    scenarios = tuned.for_all_loads(found)
+    assert scenarios == {"equal": {"a": {"x": 1}, "b": {"x": 2}}, "scrape_1s": {"a": {"x": 3}}}
+    same = tuned.with_same(scenarios, ["scrape_1s=equal", "scrape_10s=equal"])
+    assert same["scrape_1s"] == {"a": {"x": 3}, "b": {"x": 2}}
+    assert same["scrape_10s"] == same["equal"] == scenarios["equal"]
+    with pytest.raises(ValueError, match=r"equal@60: a was tuned at another load too"):
+        tuned.for_all_loads({**found, "equal@60": {"a": {"x": 1}}})
+    with pytest.raises(ValueError, match=r"--same equal: write OTHER=ONE, ONE being one of equal, scrape_1s"):
+        tuned.with_same(scenarios, ["equal"])
+
+
 @pytest.mark.parametrize("agent", options("space"))
 def test_every_space_is_of_its_agent_and_holds_its_defaults(agent, tmp_path):
     config = configured("tune", tmp_path, f"agent={agent}")

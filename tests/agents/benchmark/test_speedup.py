@@ -22,7 +22,7 @@ def test_speedups_are_summed_up_by_fleet():
     found = speedups(scenarios, fleets | {"elsewhere@80": "homogeneous"}, "theirs")
     assert list(found) == ["homogeneous", "heterogeneous"]
     assert found["homogeneous"] == {
-        "mine": dict.fromkeys(FIGURES, {"mean": pytest.approx(2.5), "best": 3.0, "worst": 2.0})
+        "mine": {each: {"mean": pytest.approx(2.5), "best": 3.0, "worst": 2.0} for each in FIGURES}
     }
     assert found["heterogeneous"]["mine"][FIGURES[0]] == {"mean": 0.5, "best": 0.5, "worst": 0.5}
 
