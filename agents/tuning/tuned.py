@@ -87,7 +87,7 @@ def for_all_loads(found: dict[str, dict[str, Settings]]) -> dict[str, dict[str, 
 
 
 def with_same(found: dict[str, dict[str, Settings]], same: list[str]) -> dict[str, dict[str, Settings]]:
-    """With ``scrape_1s=equal``: what was tuned for ``equal`` also for ``scrape_1s``, where that was not tuned.
+    """With ``scrape_1s=equal``: what was tuned for ``equal`` also for that, where it was not tuned.
 
     Raises:
         ValueError: The form is another, or nothing was tuned for the second.
