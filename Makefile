@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo distill reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router routebench reliability memory many-routers served fuzz parity plugs sweeps golden lint types clean
+.PHONY: help demo check-demo distill reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router routebench tune-routebench reference-routebench reliability memory many-routers served fuzz parity plugs sweeps golden lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -102,9 +102,25 @@ live-attack: $(VENV)/.installed vllm  ## Replay an attack that was found in emul
 	$(BIN)/python -m envs.live.serve kind=modelled profile=h100_llama-3.1-8b,l40s_llama-3.1-8b time_scale=4 \
 	  max_model_len=16384 -- $(BIN)/python -m adversary.live experiment=robustness/live
 
-RULES := aibrix_prefix,cache_aware,dynamo_cost,least_in_flight,least_kv_cache,llmd_affinity,llmd_token_load,llmd_weighted,power_of_two,random,round_robin,session_hash,smg_least_load,vllm_dp
-routebench: $(VENV)/.installed  ## Run RouteBench with every rule as it is shipped.
-	$(BIN)/python -m agents.benchmark policy=[$(RULES)]
+RULES := aibrix_least_latency,aibrix_load_balance,aibrix_preble,aibrix_prefix,cache_aware,dual_map,dynamo_cost,dynamo_two_tier,least_in_flight,least_kv_cache,llmd_affinity,llmd_token_load,llmd_weighted,llumnix,lmetric,power_of_two,random,ray_prefix,round_robin,session_hash,slo_slack,smg_cache_aware,smg_least_load,smg_prefix_hash,stack_load_aware,stack_prefix_aware,sticky_least_loaded,vllm_dp,vtc
+LEARNED := marginal_delay,linucb,optimistic_ftrl
+routebench: $(VENV)/.installed  ## Run RouteBench: all rules, some of them tuned too, and what learns (hours; it can be stopped).
+	$(BIN)/python -m agents.benchmark policy=[$(RULES),$(LEARNED)] reference=aibrix_prefix \
+	  tuned=runs/reference/routebench/tuned.json name=routebench
+
+WORLDS := equal,fast_slow,lodestar,mixed_64,mooncake,azure,servegen,weka,prefix_10,prefix_30,prefix_50,prefix_70,shift_0_50,shift_5_50,routers_4,throttled,dies_returns,overload
+TUNED := dynamo_cost,llmd_affinity,slo_slack,smg_cache_aware,marginal_delay
+comma := ,
+tune-routebench: $(VENV)/.installed  ## Tune rules and learners for RouteBench's scenarios, alike (hours; it can be stopped).
+	$(BIN)/python -m agents.tune -m hydra/launcher=local experiment=bench/$(subst $(comma),$(comma)bench/,$(WORLDS)) \
+	  scenario.split=tune agent=$(TUNED) num_trials=20 'seeds=[1000,1001]' name=tune
+	$(BIN)/python -m agents.tuning.tuned runs/tune runs/reference/routebench/tuned.json --all-loads \
+	  --same $(addsuffix =equal,scrape_50ms scrape_1s scrape_10s scrape_30s)
+
+reference-routebench:  ## Keep the last RouteBench as the one that the README shows.
+	mkdir -p runs/reference/routebench
+	cp $(addprefix runs/routebench/benchmark/,table.md summary.json profiles.png against_best_rule.png) \
+	  runs/reference/routebench/
 
 reference-robustness:  ## Keep the last robustness results as those that the README shows.
 	mkdir -p runs/reference/robustness
