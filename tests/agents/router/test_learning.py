@@ -98,6 +98,14 @@ def test_what_it_learned_is_exported(node, tmp_path):
     assert policy.judge(observation).decision.scores.argsort()[-3:].tolist().count(best) == 1
 
 
+def test_as_many_versions_are_kept_as_shall_be(tmp_path):
+    teacher, kept = trainer(tmp_path, LINUCB, export_every=10, keep=4), []
+    for number in range(6):
+        teacher.learn(samples(10, number))
+        kept.append(versions(tmp_path))
+    assert kept == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 5], [3, 4, 5, 6]]
+
+
 @pytest.mark.parametrize("node", [LINUCB, LODESTAR], ids=["linucb", "lodestar"])
 def test_one_that_was_killed_goes_on_from_its_last_version(node, tmp_path):
     held = samples(300)
