@@ -292,8 +292,7 @@ class _Call:
             timer.reschedule(loop.time() + within_s)
             data = await content.readany()
             timer.reschedule(None)
-        desk.served(ticket, meter.num_output_tokens, self.ttft_s)
-        self.ticket = None
+        self._done(ticket, answer.status, meter.num_output_tokens, self.ttft_s)
         await self._to_client(response.write_eof())
         return response
 
@@ -301,12 +300,20 @@ class _Call:
         self, ticket: Ticket, answer: aiohttp.ClientResponse, passed: CIMultiDict[str]
     ) -> web.StreamResponse:
         """Pass on an answer that comes in one piece."""
-        desk, meter = self.proxy.desk, AnswerMeter()
+        meter = AnswerMeter()
         data = await answer.read()
         meter.take(data)
-        desk.served(ticket, meter.num_output_tokens, None)
-        self.ticket = None
+        self._done(ticket, answer.status, meter.num_output_tokens, None)
         return web.Response(status=answer.status, headers=passed, body=data)
+
+    def _done(self, ticket: Ticket, status: int, num_output_tokens: int, ttft_s: float | None) -> None:
+        """Note that an answer is whole: the last one's own error counts as the failure that it is."""
+        if status in RETRIED_STATUSES:
+            self.failure = f"instance {self.instance_name}: http {status}"
+            self.proxy.desk.failed(ticket, True, f"http {status}")
+        else:
+            self.proxy.desk.served(ticket, num_output_tokens, ttft_s)
+        self.ticket = None
 
     async def _to_client(self, writing: Awaitable[object]) -> None:
         """Write; where the client has gone, or does not read, end as if it had been noticed before."""

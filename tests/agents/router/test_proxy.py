@@ -134,13 +134,16 @@ def test_it_is_tried_elsewhere_once():
         assert soon(lambda: nothing_under_way(router))
 
 
-def test_the_last_ones_own_error_is_passed_on():
-    with fakes(2) as servers, serving(servers) as router:
+@pytest.mark.parametrize("num_retries", [0, 1])
+def test_the_last_ones_own_error_is_passed_on_and_counts_as_a_failure(num_retries):
+    with fakes(2) as servers, serving(servers, proxy=ProxySettings(num_retries=num_retries)) as router:
         for server in servers:
             server.fault = "503"
         answer = post(router, body())
         assert answer.status == 503
         assert answer.json["error"]["message"] == "told "  # the server's
+        assert sum(instance.num_failed for instance in router.fleet) == 1 + num_retries
+        assert sum(instance.num_served for instance in router.fleet) == 0
 
 
 @pytest.mark.parametrize("status", ["400", "429"])
