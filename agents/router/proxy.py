@@ -103,7 +103,7 @@ class Proxy(Front):
         request_id = request.headers.get(REQUEST_ID) or uuid4().hex
         self.num_in_flight += 1
         call = _Call(self, request, path, request_id)
-        status = CLIENT_GONE
+        status = 500  # aiohttp's answer where something is wrong with the router itself
         try:
             async with asyncio.timeout(self.settings.request_timeout_s):
                 response = await call.answer()
@@ -116,11 +116,14 @@ class Proxy(Front):
             call.lose(DEADLINE)
             what = f"no answer within {self.settings.request_timeout_s:g} s"
             if call.response is not None:
+                status = call.response.status
+                self.counts["num_broken_off"] += 1
                 await _break_off(request, call.response, "timeout_error", what)
                 return call.response
             status = 504
             return _error(status, "timeout_error", what, request_id)
         except (asyncio.CancelledError, ConnectionError):
+            status = CLIENT_GONE
             call.lose("client has gone")
             raise
         finally:

@@ -205,15 +205,27 @@ def test_a_client_that_goes_before_the_first_token_cancels_it_too():
 
 
 def test_the_deadline_is_for_the_whole_answer():
-    settings = ProxySettings(request_timeout_s=0.4)
+    settings = ProxySettings(request_timeout_s=2.0)  # in which the first token comes on a busy machine too
     with fakes(1, token_interval_s=0.05) as servers, serving(servers, proxy=settings) as router:
         answer = post(router, body(max_tokens=1000))
         assert isinstance(answer.error, aiohttp.ClientPayloadError)
-        servers[0].ttft_s = 30.0
+        assert soon(lambda: router.proxy.statuses == {200: 1})  # what the client was sent
+        assert router.proxy.counts["num_broken_off"] == 1
         servers[0].fault = "hang"
         answer = post(router, body())
         assert (answer.status, answer.json["error"]["type"]) == (504, "timeout_error")
         assert soon(lambda: nothing_under_way(router))
+        assert router.proxy.statuses == {200: 1, 504: 1}
+
+
+def test_an_error_in_the_router_is_not_the_clients(monkeypatch):
+    def raises(*_):
+        raise ZeroDivisionError
+
+    with fakes(1) as servers, serving(servers) as router:
+        monkeypatch.setattr(router.desk, "send", raises)
+        assert post(router, body()).status == 500
+        assert soon(lambda: router.proxy.statuses == {500: 1})
 
 
 @pytest.mark.usefixtures("clean")
