@@ -83,6 +83,7 @@ def test_it_routes_by_a_bundle_until_it_is_told_to_end(number, folder, tmp_path)
         (["endpoints={a: http://x:1, b: http://x:1}"], "endpoint 'a' has the same url"),
         (["endpoints={a: http://x:1}", "policy=nowhere"], "nowhere holds no bundle"),
         (["endpoints={a: http://x:1}", "router.port=70000"], "port is 70000"),
+        (["endpoints={a: http://x:1}", "router.seed=-1"], "seed is -1, it must be"),
         (["endpoints={a: http://x:1}", "router.guard.share=2"], "guard.share is 2"),
         (["endpoints={a: http://x:1}", "+router.guard.shares=2"], "takes no such key; did you mean share"),
         (["endpoints={a: http://x:1}", "agent@heuristic=linucb"], "heuristic: it learns; give a rule"),
