@@ -1,6 +1,7 @@
 """What a router recorded is what it decided, and what off-policy evaluation can read."""
 
 import numpy as np
+import pytest
 from hydra import compose, initialize_config_module
 
 from agents.config import register
@@ -9,6 +10,7 @@ from agents.ope.__main__ import evaluate
 from agents.ope.logged import read
 from agents.router.proxy import ProxySettings
 from agents.router.tape import TapeSettings
+from envs.live.recorder import Recorder
 from envs.live.recording import Recording, matrix
 from tests.agents.router.serving import SETTINGS, body, posts, serving
 from tests.envs.live.fake_vllm import fakes
@@ -41,6 +43,21 @@ def test_each_decision_and_its_outcome_are_recorded(tmp_path):
     served = ~failed
     assert (np.asarray(outcomes["ttft_s"])[served] > 0).all()
     assert (np.asarray(outcomes["e2e_s"])[served] >= np.asarray(outcomes["ttft_s"])[served]).all()
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), ValueError("odd"), UnicodeError("surrogates")])
+def test_what_cannot_be_recorded_is_told_and_the_router_goes_on(error, tmp_path, monkeypatch, capsys):
+    def raises(*_):
+        raise error
+
+    monkeypatch.setattr(Recorder, "decided", raises)
+    with fakes(1) as servers, serving(servers, tape=TapeSettings(str(tmp_path / "tape"))) as router:
+        posts(router, [body(max_tokens=1)])
+        assert soon(lambda: router.desk.tape.is_broken)
+        (answer,) = posts(router, [body(max_tokens=1)])
+        assert answer.status == 200
+        assert router.desk.tape.num_dropped == 1
+    assert f'"not_recorded", "reason": "{error}"' in capsys.readouterr().err
 
 
 def test_other_policies_are_evaluated_on_it(tmp_path):
