@@ -210,6 +210,26 @@ def test_the_trainers_death_does_not_disturb_serving(tmp_path):
         assert state["num_learned"] > 25  # it went on from what it had learned
 
 
+@pytest.mark.parametrize("line", [b"a library's warning\n", b'{"event": "ver', b"[]\n", b"{}\n", b"\xff\n"])
+def test_what_a_trainer_says_beside_is_told_and_passed_over(line, tmp_path):
+    stream = io.StringIO()
+    log = Log("none", stream)
+    learning = Learning(LearningSettings(LINUCB, str(tmp_path)), FALLBACK, 4, log)
+
+    async def hear():
+        writing = asyncio.create_task(log.run())
+        await asyncio.sleep(0)
+        heard = await learning._hear(line)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        return heard
+
+    assert not asyncio.run(hear())
+    told = json.loads(stream.getvalue())
+    assert (told["event"], told["line"]) == ("trainer_said", line.decode("utf-8", "replace").rstrip())
+    assert learning.curve == []
+
+
 def test_a_version_that_is_damaged_is_refused(tmp_path):
     with FakeVllm() as server, learning_router([server], tmp_path) as (router, learning):
         posts(router, [body(max_tokens=1)] * 25)
@@ -288,6 +308,13 @@ def test_two_routers_do_not_learn_in_one_directory(tmp_path):
         with pytest.raises(ValueError, match=r"learning\.directory: another router learns in"):
             asyncio.run(other.start())
         asyncio.run(other.stop())
+
+
+def test_a_directory_that_cannot_be_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    learning = Learning(LearningSettings(LINUCB, str(tmp_path / "file")), FALLBACK, 4, Log("none"))
+    with pytest.raises(OSError, match=r"learning\.directory: cannot learn in .*file \(File exists\); give"):
+        asyncio.run(learning.start())
 
 
 def test_what_another_agent_learned_is_refused(tmp_path):
