@@ -232,21 +232,26 @@ class Learning:
         wait_s = FIRST_WAIT_S
         while True:
             self.counts["num_starts"] += 1
-            self._process = process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "agents.router.trainer",
-                str(self.directory),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                start_new_session=True,
-            )
-            assert process.stdout is not None
-            while line := await process.stdout.readline():
-                if await self._hear(line):
-                    wait_s = FIRST_WAIT_S
-            status = await process.wait()
-            self.log.event("trainer_ended", status=status, starts_again_in_s=wait_s)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "agents.router.trainer",
+                    str(self.directory),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    start_new_session=True,
+                )
+            except OSError as error:  # there is no memory for it, or too many run
+                self.log.event("trainer_not_started", reason=str(error), starts_again_in_s=wait_s)
+            else:
+                self._process = process
+                assert process.stdout is not None
+                while line := await process.stdout.readline():
+                    if await self._hear(line):
+                        wait_s = FIRST_WAIT_S
+                status = await process.wait()
+                self.log.event("trainer_ended", status=status, starts_again_in_s=wait_s)
             await asyncio.sleep(wait_s)
             wait_s = min(2.0 * wait_s, LONGEST_WAIT_S)
 

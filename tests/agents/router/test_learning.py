@@ -210,6 +210,19 @@ def test_the_trainers_death_does_not_disturb_serving(tmp_path):
         assert state["num_learned"] > 25  # it went on from what it had learned
 
 
+def test_a_trainer_that_cannot_be_started_is_tried_again(tmp_path, monkeypatch):
+    start, faults = asyncio.create_subprocess_exec, [OSError("no memory")]
+
+    async def starts(*arguments, **options):
+        if faults:
+            raise faults.pop()
+        return await start(*arguments, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", starts)
+    with FakeVllm() as server, learning_router([server], tmp_path) as (_, learning):
+        assert learning.counts["num_starts"] == 2
+
+
 @pytest.mark.parametrize("line", [b"a library's warning\n", b'{"event": "ver', b"[]\n", b"{}\n", b"\xff\n"])
 def test_what_a_trainer_says_beside_is_told_and_passed_over(line, tmp_path):
     stream = io.StringIO()
