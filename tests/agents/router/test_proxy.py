@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import socket
+import threading
 import time
 
 import aiohttp
@@ -407,6 +408,19 @@ def test_draining_finishes_what_is_under_way_and_takes_nothing_new():
         refused, answers = asyncio.run(run())
         assert refused.status in (0, 503)
         assert [answer.events[-1] for answer in answers] == ["[DONE]"] * 5
+
+
+@pytest.mark.usefixtures("clean")
+def test_what_does_not_end_is_cut_off():
+    with fakes(1) as servers, serving(servers, drain_s=0.2) as router:
+        servers[0].fault = "hang"
+        asking = threading.Thread(target=post, args=(router, body()))
+        asking.start()
+        assert soon(lambda: router.fleet[0].num_in_flight == 1)
+        stopping = asyncio.run_coroutine_threadsafe(router.stop(), router._logging.get_loop())
+        stopping.result(timeout=30)  # and not another two minutes
+        asking.join()
+        assert router.proxy.statuses == {499: 1}
 
 
 def test_an_answer_in_one_piece_may_take_long():
