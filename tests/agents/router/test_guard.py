@@ -12,7 +12,7 @@ from agents.router.breaker import BreakerSettings
 from agents.router.guard import REASONS, Guard, GuardSettings
 from tests.agents.export.exported import export_of, make, seen
 
-ALWAYS = GuardSettings(holdout=0.0, check_range=False, max_decision_s=1.0)
+ALWAYS = GuardSettings(holdout=0.0, check_range=False, max_decision_s=60.0)
 OBSERVATIONS = seen(300)
 
 

@@ -153,7 +153,7 @@ def learning_router(servers, directory, node=LINUCB, **settings):
 
 def test_a_router_learns_which_instance_is_slow(tmp_path):
     """One instance tells of long queues and is slow: LinUCB sees it after some requests."""
-    guard = GuardSettings(exploration=0.1, holdout=0.0, check_range=False, max_decision_s=1.0)
+    guard = GuardSettings(exploration=0.1, holdout=0.0, check_range=False, max_decision_s=60.0)
     slow = FakeVllm(ttft_s=0.2, metrics={"waiting": "9.0"})
     with slow, FakeVllm(ttft_s=0.01) as fast, learning_router([slow, fast], tmp_path, guard=guard) as made:
         router, learning = made

@@ -58,6 +58,7 @@ def test_it_routes_by_a_bundle_until_it_is_told_to_end(number, folder, tmp_path)
         file = tmp_path / "endpoints.json"
         file.write_text(json.dumps({"a": servers[0].url, "b": {"url": servers[1].url}}))
         options = ["router.guard.check_range=false", "router.guard.holdout=0", "router.log_requests=all"]
+        options += ["router.guard.max_decision_s=60", "router.limits.scrape_timeout_s=10"]  # for a busy one
         with running(f"policy={folder}", f"endpoints={file}", *options) as (process, url):
             assert soon(lambda: "ready, 2 instances up" in ask(url + "/readyz"))
             for _ in range(4):
