@@ -29,7 +29,6 @@ from agents.router.proxy import Proxy, ProxySettings
 from agents.router.tape import Tape, TapeSettings
 from envs.live.endpoint import Endpoint
 
-
 FLUSH_S = 2.0
 """For the last answers to go out, and twice for what is cut off to end; aiohttp's own is a minute."""
 
