@@ -161,14 +161,8 @@ class _Call:
         except BadRequestError as error:
             raise RefusedError(400, "invalid_request_error", str(error)) from None
         tried: list[Instance] = []
-        failed: Ticket | None = None
+        ticket = proxy.desk.send(self.asked, self.arrived_at_s)
         while True:
-            try:
-                ticket = proxy.desk.send(self.asked, self.arrived_at_s, tried, failed)
-            except NoInstanceError as error:
-                if tried:
-                    raise RefusedError(502, "bad_gateway_error", f"{self.failure}; {error}") from None
-                raise
             self.ticket = ticket
             self.num_attempts += 1
             self.instance_name, self.reason = ticket.instance.endpoint.name, ticket.choice.reason
@@ -177,17 +171,20 @@ class _Call:
             except NoAnswerError as error:
                 self.failure = f"instance {self.instance_name}: {error}"
                 proxy.desk.fleet.notices.note(self.instance_name, str(error))
-                is_retried = self.response is None and len(tried) < settings.num_retries
-                proxy.desk.failed(ticket, error.is_down, str(error), is_retried)
                 self.ticket = None
+                tried.append(ticket.instance)
                 if self.response is not None:
+                    proxy.desk.failed(ticket, error.is_down, str(error))
                     proxy.counts["num_broken_off"] += 1
                     await _break_off(self.request, self.response, "bad_gateway_error", self.failure)
                     return self.response
-                tried.append(ticket.instance)
-                failed = ticket
                 if len(tried) > settings.num_retries:
+                    proxy.desk.failed(ticket, error.is_down, str(error))
                     raise RefusedError(502, "bad_gateway_error", self.failure) from None
+                try:
+                    ticket = proxy.desk.again(ticket, self.asked, tried, error.is_down, str(error))
+                except NoInstanceError as none:
+                    raise RefusedError(502, "bad_gateway_error", f"{self.failure}; {none}") from None
                 proxy.counts["num_retries"] += 1
 
     def lose(self, why: str) -> None:

@@ -8,7 +8,6 @@ from agents.config import register
 from agents.heuristics.random import Random
 from agents.ope.__main__ import evaluate
 from agents.ope.logged import read
-from agents.router.proxy import ProxySettings
 from agents.router.tape import TapeSettings
 from envs.live.recorder import Recorder
 from envs.live.recording import Recording, matrix
@@ -18,10 +17,9 @@ from tests.envs.live.leaks import soon
 
 
 def test_each_decision_and_its_outcome_are_recorded(tmp_path):
-    settings = ProxySettings(first_byte_timeout_s=1.0)
     with (
         fakes(2) as servers,
-        serving(servers, None, Random(), tape=TapeSettings(str(tmp_path / "tape")), proxy=settings) as router,
+        serving(servers, None, Random(), tape=TapeSettings(str(tmp_path / "tape"))) as router,
     ):
         servers[0].faults = ["", "503", "refuse_stream"]
         posts(router, [body(max_tokens=3)] * 40)
@@ -74,6 +72,21 @@ def test_other_policies_are_evaluated_on_it(tmp_path):
         told = evaluate(compose("ope", overrides))
     assert told["num_decisions"] == 120
     assert told["policies"]["least_in_flight"]["dr"]["value"] > 0
+
+
+def test_what_could_be_tried_nowhere_else_has_failed(tmp_path):
+    """And is no attempt before another one, or its cost would be left out of every estimate."""
+    with (
+        fakes(1) as servers,
+        serving(servers, None, Random(), tape=TapeSettings(str(tmp_path / "tape"))) as router,
+    ):
+        servers[0].faults = ["", "503", ""]
+        statuses = [posts(router, [body(max_tokens=1)])[0].status for _ in range(3)]
+        assert statuses == [200, 502, 200]
+        assert router.proxy.counts["num_retries"] == 0
+    logged = read([tmp_path / "tape"], "ttft_s", 60.0)
+    assert len(logged.known) == 3
+    assert (logged.cost == 60.0).tolist() == [False, True, False]
 
 
 def test_attempts_of_one_request_are_one_request(tmp_path):
