@@ -83,8 +83,7 @@ class Exchange:
         self._call = Call(self._calls, method, path, headers, messages.subset(message))
         if is_all:
             return [messages.headers_picked(self._pick())]
-        length = headers.get("content-length", "")
-        self._bound(int(length) if length.isdigit() else 0)
+        self._bound(_whole_number(headers.get("content-length", "")))
         if modes.request == "BUFFERED":
             return [messages.headers_passed["request"]]
         if modes.request == FULL_DUPLEX or (modes.request == "STREAMED" and modes.is_early):
@@ -114,10 +113,10 @@ class Exchange:
         messages = self._messages
         headers, is_all = messages.head(message.response_headers)
         if self._call is not None:
-            status = headers.get(":status", "")
+            status = _whole_number(headers.get(":status", ""))
             served_by = messages.served_by(message)
             content_type = headers.get("content-type", "")
-            self._call.answered(int(status) if status.isdigit() else 0, content_type, served_by)
+            self._call.answered(status, content_type, served_by)
             self._is_answered = True
             if is_all:
                 self._call.done()
@@ -163,6 +162,11 @@ class Exchange:
             for _ in self._parts:
                 yield messages.body_passed["request"]
         self._parts = []
+
+
+def _whole_number(text: str) -> int:
+    """What a header says; 0 where that is no number."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
 
 
 def _out_of_order() -> RefusedError:

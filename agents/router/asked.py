@@ -65,8 +65,9 @@ def asked(path: str, body: bytes, headers: Mapping[str, str], identity: Identity
         raise BadRequestError("the body is not JSON") from error
     if not isinstance(content, dict):
         raise BadRequestError("the body is not a JSON object")
-    model, stream = content.get("model", ""), content.get("stream")
-    if not isinstance(model, str) or stream not in (None, True, False):
+    model, stream = content.get("model"), content.get("stream")
+    model = "" if model is None else model  # vLLM too takes null for none
+    if not isinstance(model, str) or stream not in (None, True, False) or not _is_text(model):
         raise BadRequestError("model must be a string and stream true or false")
     turn = 1
     try:
@@ -143,6 +144,15 @@ def _of_prompt(prompt: Any) -> bytes:
     if isinstance(prompt[0], int):
         return array("I", prompt).tobytes()
     return b"".join(map(_of_prompt, prompt))
+
+
+def _is_text(text: str) -> bool:
+    """Whether it has no lone surrogates, which JSON may hold and nothing can be written with."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _json(value: Any) -> str:

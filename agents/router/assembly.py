@@ -48,7 +48,7 @@ class CommonSettings:
                 " at least 1"
             )
         check_positive(scrape_interval_s=self.scrape_interval_s, drain_s=self.drain_s)
-        check_not_negative(notice_s=self.notice_s)
+        check_not_negative(notice_s=self.notice_s, seed=self.seed or 0)
         if not 0 <= self.port < 65536:
             raise ValueError(f"port is {self.port}, it must be in [0, 65535]; 0: any that is free")
 

@@ -176,13 +176,24 @@ class Desk:
 
     def failed(self, ticket: Ticket, is_down: bool, why: str, is_retried: bool = False) -> None:
         """Note that it failed; ``is_down``: that speaks against the instance."""
-        now_s = self.fleet.clock.now_s
-        self.view.completed(ticket.request.request_id, 0, now_s)
-        self.fleet.failed(ticket.instance, is_down)
-        if self.tape is not None:
-            self.tape.ended(ticket, Ending(now_s, 0, nan, why, is_retried))
-        if is_down:
-            self.guard.learned(ticket.choice, float("nan"), now_s)
+        at_s = self._let_go(ticket, is_down)
+        self._tell_failed(ticket, at_s, why, is_retried)
+
+    def again(
+        self, ticket: Ticket, asked: Asked, without: Sequence[Instance], is_down: bool, why: str
+    ) -> Ticket:
+        """Note that it failed, and send it elsewhere; arguments are those of ``failed`` and ``send``.
+
+        Raises ``NoInstanceError`` where there is no other: then this was its end.
+        """
+        at_s = self._let_go(ticket, is_down)
+        try:
+            other = self.send(asked, ticket.request.arrived_at_s, without, ticket)
+        except NoInstanceError:
+            self._tell_failed(ticket, at_s, why, is_retried=False)
+            raise
+        self._tell_failed(ticket, at_s, why, is_retried=True)
+        return other
 
     def moved(self, ticket: Ticket, instance: Instance) -> Ticket:
         """Note that another one had to take it: where it was sent it failed. Nothing is learned of this one.
@@ -206,6 +217,19 @@ class Desk:
         if self.tape is not None:
             self.tape.ended(ticket, Ending(now_s, 0, nan, "client has gone"))
         self.fleet.left(ticket.instance)
+
+    def _let_go(self, ticket: Ticket, is_down: bool) -> float:
+        """Count it as failed; return when."""
+        now_s = self.fleet.clock.now_s
+        self.view.completed(ticket.request.request_id, 0, now_s)
+        self.fleet.failed(ticket.instance, is_down)
+        if is_down:
+            self.guard.learned(ticket.choice, nan, now_s)
+        return now_s
+
+    def _tell_failed(self, ticket: Ticket, at_s: float, why: str, is_retried: bool) -> None:
+        if self.tape is not None:
+            self.tape.ended(ticket, Ending(at_s, 0, nan, why, is_retried))
 
     def _serving(self, model: str) -> NDArray[np.int8]:
         """1 where a model is served, or the instance has not yet said what it serves; ``[max_instances]``."""

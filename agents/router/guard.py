@@ -35,7 +35,7 @@ REASONS = (
     "slow",  # it took longer than it may
     "resting",  # it was slow several times in a row
     "error",  # it raised
-    "not_finite",  # its scores or propensities
+    "not_finite",  # its scores or propensities, or they are none of these instances
 )
 """Why the heuristic decided."""
 HEURISTICS_SHARE = ("holdout", "canary")
@@ -197,6 +197,7 @@ class Guard:
         began_s = perf_counter()
         try:
             decision, is_out = policy.judge(observation, settings.check_range)
+            is_sound = _is_sound(decision, observation)
         except Exception as error:  # whatever it is, the request must go somewhere
             self.last_error = f"{type(error).__name__}: {error}"
             return None, "error"
@@ -209,7 +210,7 @@ class Guard:
         is_out = is_out and (settings.check_range or policy.checks_range)
         if is_out and not policy.has_fallback:
             return None, "out_of_range"
-        if not _is_sound(decision, observation):
+        if not is_sound:
             return None, "not_finite"
         return decision, "out_of_range" if is_out else ""
 
@@ -227,8 +228,10 @@ def _choice(decision: Decision, reason: str, other: Decision | None, share_of_ot
 
 
 def _is_sound(decision: Decision, observation: Observation) -> bool:
+    mask = observation["mask"]
     return bool(
-        observation["mask"][decision.instance]
+        decision.propensities.shape == decision.scores.shape == mask.shape
+        and mask[decision.instance]
         and np.isfinite(decision.scores[decision.instance])
         and abs(decision.propensities.sum() - 1.0) < 1e-6
     )

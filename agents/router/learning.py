@@ -124,13 +124,19 @@ class Learning:
     async def start(self) -> None:
         """Begin; the last version that is there decides from now on.
 
-        Raises ``ValueError`` where another router learns in the same directory.
+        Raises ``ValueError`` where another router learns in the same directory, ``OSError`` where that cannot
+        be written.
         """
         try:
             self._taken = take(self.directory)
         except BlockingIOError as error:
             raise ValueError(
                 f"learning.directory: another router learns in {self.directory}; give another one"
+            ) from error
+        except OSError as error:
+            raise OSError(
+                f"learning.directory: cannot learn in {self.directory} ({error.strerror}); give a directory"
+                " that can be written"
             ) from error
         write_json(self.directory / SETTINGS, self._trainer_settings)
         if held := self.versions:
@@ -226,33 +232,43 @@ class Learning:
         wait_s = FIRST_WAIT_S
         while True:
             self.counts["num_starts"] += 1
-            self._process = process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "agents.router.trainer",
-                str(self.directory),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                start_new_session=True,
-            )
-            assert process.stdout is not None
-            while line := await process.stdout.readline():
-                if await self._hear(line):
-                    wait_s = FIRST_WAIT_S
-            status = await process.wait()
-            self.log.event("trainer_ended", status=status, starts_again_in_s=wait_s)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "agents.router.trainer",
+                    str(self.directory),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    start_new_session=True,
+                )
+            except OSError as error:  # there is no memory for it, or too many run
+                self.log.event("trainer_not_started", reason=str(error), starts_again_in_s=wait_s)
+            else:
+                self._process = process
+                assert process.stdout is not None
+                while line := await process.stdout.readline():
+                    if await self._hear(line):
+                        wait_s = FIRST_WAIT_S
+                status = await process.wait()
+                self.log.event("trainer_ended", status=status, starts_again_in_s=wait_s)
             await asyncio.sleep(wait_s)
             wait_s = min(2.0 * wait_s, LONGEST_WAIT_S)
 
     async def _hear(self, line: bytes) -> bool:
         """Take in what the trainer says; return whether it made a version."""
-        said = json.loads(line)
-        if said["event"] != "version":
-            self.log.event(said["event"], num_learned=said["num_learned"])
+        try:
+            said = json.loads(line)
+            event, num_learned, version = said["event"], said["num_learned"], said.get("version")
+        except (ValueError, KeyError, TypeError, AttributeError):  # of a library, or cut off by a kill
+            self.log.event("trainer_said", line=line.decode("utf-8", "replace").rstrip())
             return False
-        self.curve.append((said["version"], said["num_learned"]))
+        if event != "version":
+            self.log.event(event, num_learned=num_learned)
+            return False
+        self.curve.append((version, num_learned))
         del self.curve[:-1000]
         if not self.is_pinned:
             with contextlib.suppress(ValueError):  # told of already
-                await self._take(said["version"])
+                await self._take(version)
         return True

@@ -103,7 +103,7 @@ class Proxy(Front):
         request_id = request.headers.get(REQUEST_ID) or uuid4().hex
         self.num_in_flight += 1
         call = _Call(self, request, path, request_id)
-        status = CLIENT_GONE
+        status = 500  # aiohttp's answer where something is wrong with the router itself
         try:
             async with asyncio.timeout(self.settings.request_timeout_s):
                 response = await call.answer()
@@ -116,11 +116,14 @@ class Proxy(Front):
             call.lose(DEADLINE)
             what = f"no answer within {self.settings.request_timeout_s:g} s"
             if call.response is not None:
+                status = call.response.status
+                self.counts["num_broken_off"] += 1
                 await _break_off(request, call.response, "timeout_error", what)
                 return call.response
             status = 504
             return _error(status, "timeout_error", what, request_id)
         except (asyncio.CancelledError, ConnectionError):
+            status = CLIENT_GONE
             call.lose("client has gone")
             raise
         finally:
@@ -158,14 +161,8 @@ class _Call:
         except BadRequestError as error:
             raise RefusedError(400, "invalid_request_error", str(error)) from None
         tried: list[Instance] = []
-        failed: Ticket | None = None
+        ticket = proxy.desk.send(self.asked, self.arrived_at_s)
         while True:
-            try:
-                ticket = proxy.desk.send(self.asked, self.arrived_at_s, tried, failed)
-            except NoInstanceError as error:
-                if tried:
-                    raise RefusedError(502, "bad_gateway_error", f"{self.failure}; {error}") from None
-                raise
             self.ticket = ticket
             self.num_attempts += 1
             self.instance_name, self.reason = ticket.instance.endpoint.name, ticket.choice.reason
@@ -174,17 +171,20 @@ class _Call:
             except NoAnswerError as error:
                 self.failure = f"instance {self.instance_name}: {error}"
                 proxy.desk.fleet.notices.note(self.instance_name, str(error))
-                is_retried = self.response is None and len(tried) < settings.num_retries
-                proxy.desk.failed(ticket, error.is_down, str(error), is_retried)
                 self.ticket = None
+                tried.append(ticket.instance)
                 if self.response is not None:
+                    proxy.desk.failed(ticket, error.is_down, str(error))
                     proxy.counts["num_broken_off"] += 1
                     await _break_off(self.request, self.response, "bad_gateway_error", self.failure)
                     return self.response
-                tried.append(ticket.instance)
-                failed = ticket
                 if len(tried) > settings.num_retries:
+                    proxy.desk.failed(ticket, error.is_down, str(error))
                     raise RefusedError(502, "bad_gateway_error", self.failure) from None
+                try:
+                    ticket = proxy.desk.again(ticket, self.asked, tried, error.is_down, str(error))
+                except NoInstanceError as none:
+                    raise RefusedError(502, "bad_gateway_error", f"{self.failure}; {none}") from None
                 proxy.counts["num_retries"] += 1
 
     def lose(self, why: str) -> None:
@@ -292,8 +292,7 @@ class _Call:
             timer.reschedule(loop.time() + within_s)
             data = await content.readany()
             timer.reschedule(None)
-        desk.served(ticket, meter.num_output_tokens, self.ttft_s)
-        self.ticket = None
+        self._done(ticket, answer.status, meter.num_output_tokens, self.ttft_s)
         await self._to_client(response.write_eof())
         return response
 
@@ -301,12 +300,20 @@ class _Call:
         self, ticket: Ticket, answer: aiohttp.ClientResponse, passed: CIMultiDict[str]
     ) -> web.StreamResponse:
         """Pass on an answer that comes in one piece."""
-        desk, meter = self.proxy.desk, AnswerMeter()
+        meter = AnswerMeter()
         data = await answer.read()
         meter.take(data)
-        desk.served(ticket, meter.num_output_tokens, None)
-        self.ticket = None
+        self._done(ticket, answer.status, meter.num_output_tokens, None)
         return web.Response(status=answer.status, headers=passed, body=data)
+
+    def _done(self, ticket: Ticket, status: int, num_output_tokens: int, ttft_s: float | None) -> None:
+        """Note that an answer is whole: the last one's own error counts as the failure that it is."""
+        if status in RETRIED_STATUSES:
+            self.failure = f"instance {self.instance_name}: http {status}"
+            self.proxy.desk.failed(ticket, True, f"http {status}")
+        else:
+            self.proxy.desk.served(ticket, num_output_tokens, ttft_s)
+        self.ticket = None
 
     async def _to_client(self, writing: Awaitable[object]) -> None:
         """Write; where the client has gone, or does not read, end as if it had been noticed before."""

@@ -29,6 +29,9 @@ from agents.router.proxy import Proxy, ProxySettings
 from agents.router.tape import Tape, TapeSettings
 from envs.live.endpoint import Endpoint
 
+FLUSH_S = 2.0
+"""For the last answers to go out, and twice for what is cut off to end; aiohttp's own is a minute."""
+
 
 @dataclass(frozen=True)
 class RouterSettings(CommonSettings):
@@ -101,7 +104,7 @@ class Router:
             lingering_time=1.0,
             auto_decompress=False,
         )
-        self._runner = web.ServerRunner(server)
+        self._runner = web.ServerRunner(server, shutdown_timeout=FLUSH_S)
         await self._runner.setup()
         try:
             await listen(self._runner, "router.host or router.port", settings.host, settings.port)

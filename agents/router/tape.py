@@ -120,6 +120,6 @@ class Tape:
             while (entry := self._queue.get()) is not None:
                 entry()
             self._recorder.close()
-        except OSError as error:
+        except Exception as error:  # whatever it is, the router goes on, and its log tells of it
             self.is_broken = True
             self._log.event("not_recorded", reason=str(error))

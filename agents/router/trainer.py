@@ -139,7 +139,7 @@ class Trainer:
             "high": self._high,
         }
         checkpoint.save(self.directory / STATE, state)
-        for old in held[: len(held) + 1 - self.keep]:
+        for old in held[: max(len(held) + 1 - self.keep, 0)]:
             shutil.rmtree(version_path(self.directory, old))
         return number
 

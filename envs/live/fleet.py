@@ -114,7 +114,7 @@ def _read(path: Path) -> Mapping[str, Any]:
             f"endpoints: there is no file {path}; write one, start local servers with"
             " python -m envs.live.serve, or give a mapping of names to urls"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"endpoints: {path}: {error}") from None
     if not isinstance(given, Mapping):
         raise ValueError(f"endpoints: {path} holds no mapping of names to endpoints")

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import textwrap
-import time
 from collections import Counter
 from io import BytesIO
 
@@ -115,20 +114,19 @@ def test_the_chosen_one_gets_it_and_its_answer_is_passed_on(cluster, mode, tmp_p
 
 def test_the_first_token_is_not_held_back(tmp_path):
     with (
-        fakes(1, ttft_s=0.0, token_interval_s=0.6) as servers,
+        fakes(1, ttft_s=0.0, token_interval_s=3600.0) as servers,
         picking(servers) as picker,
         envoy_before(tmp_path, picker.port, original_dst()) as url,
     ):
 
         async def run():
-            async with aiohttp.ClientSession() as session:
-                began_s = time.monotonic()
-                async with session.post(url + "/v1/completions", json=body(max_tokens=3)) as response:
-                    await response.content.readany()
-                    return time.monotonic() - began_s
+            async with (
+                aiohttp.ClientSession() as session,
+                session.post(url + "/v1/completions", json=body(max_tokens=3)) as response,
+            ):
+                return await response.content.readany()
 
-        asyncio.run(run())  # the first one warms up
-        assert asyncio.run(run()) < 0.5
+        assert b'"text":"a"' in asyncio.run(run())  # while the second one is not yet made
 
 
 def test_big_bodies_and_slow_clients_pass(tmp_path):
@@ -205,7 +203,7 @@ def test_a_client_cannot_choose(tmp_path):
 def test_what_cannot_be_served_is_told(tmp_path):
     bounds = CallSettings(max_in_flight_per_instance=1)
     with (
-        fakes(2, token_interval_s=0.2) as servers,
+        fakes(2, token_interval_s=0.6) as servers,
         picking(servers, calls=bounds) as picker,
         envoy_before(tmp_path, picker.port, original_dst()) as url,
     ):

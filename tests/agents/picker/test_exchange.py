@@ -32,7 +32,7 @@ def picker():
 def header_map(headers):
     made = pb.HttpHeaders()
     for key, value in headers.items():
-        made.headers.headers.add(key=key, raw_value=value.encode())
+        made.headers.headers.add(key=key, raw_value=value.encode("latin-1"))
     return made
 
 
@@ -340,6 +340,21 @@ def test_beyond_the_bounds_it_is_429():
         assert (statuses, counted) == ([0, 0, 429, 429], [1, 1])
         assert picker.calls.statuses == {499: 2, 429: 2}
         assert nothing_under_way(picker)
+
+
+@pytest.mark.parametrize("number", ["²", "9" * 5000, "x", "-1", ""])
+def test_numbers_that_are_none_do_not_end_the_exchange(picker, number):
+    messages = [
+        request_headers(**{"content-length": number}),
+        request_body(asks()),
+        response_headers(status=number),
+        response_body(EVENTS, True),
+    ]
+    *_, picked, passed, last = replies(picker, *messages)
+    assert where(picked[0]) in addresses(picker)
+    assert passed
+    assert last
+    assert nothing_under_way(picker)
 
 
 def test_one_that_leaves_keeps_what_it_has_and_gets_nothing_new():

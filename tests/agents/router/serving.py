@@ -17,7 +17,14 @@ from envs.live.limits import Limits
 from tests.agents.router.in_thread import in_thread
 from tests.envs.live.leaks import soon
 
-LIMITS = Limits(connect_timeout_s=2.0, probe_interval_s=0.05, max_probe_interval_s=0.1, unhealthy_after=2)
+LIMITS = Limits(
+    connect_timeout_s=10.0,
+    scrape_timeout_s=10.0,
+    probe_interval_s=0.05,
+    max_probe_interval_s=0.1,
+    unhealthy_after=2,
+)
+"""A busy machine takes no instance down."""
 SETTINGS = RouterSettings(
     port=0, max_instances=4, scrape_interval_s=0.05, drain_s=5.0, seed=0, log_requests="none", limits=LIMITS
 )

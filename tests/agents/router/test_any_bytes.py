@@ -155,7 +155,7 @@ def test_a_stream_without_a_byte_is_no_answer(before_one):
 def test_a_client_that_does_not_read_is_left_and_nobody_else_blamed():
     chunk = b'data: {"choices": [{"text": "%s"}]}\n\n' % (b"a" * 100_000)
     many = ANSWER + b"Content-Length: %d\r\n\r\n" % (300 * len(chunk)) + 300 * chunk
-    limits = ProxySettings(token_timeout_s=0.3, client_timeout_s=0.5)
+    limits = ProxySettings(token_timeout_s=2.0, client_timeout_s=3.0)
     with instance() as held, serving([held], proxy=limits) as router:
         held.answer = many
         host, port = router.url.removeprefix("http://").split(":")

@@ -155,6 +155,16 @@ def test_whatever_bytes_are_sent_are_read_or_refused(body):
         asked(CHAT, body, {}, IDENTITY)
 
 
+@pytest.mark.parametrize("model", ["{}", "[]", "0", "true", r'"\ud800"'])
+def test_a_model_that_is_no_text_is_refused(model):
+    with pytest.raises(BadRequestError, match="model must be a string"):
+        asked(COMPLETIONS, f'{{"prompt": "a", "model": {model}}}'.encode(), {}, IDENTITY)
+
+
+def test_without_a_model_any_instance_will_do():
+    assert read({"prompt": "a", "model": None}).model == read({"prompt": "a"}).model == ""
+
+
 @pytest.mark.parametrize("body", [b'{"prompt": 1e400}', b'{"prompt": [99999999999]}', b'{"prompt": [[[]]]}'])
 def test_odd_prompts_are_refused(body):
     with pytest.raises(BadRequestError):

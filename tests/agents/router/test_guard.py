@@ -12,7 +12,7 @@ from agents.router.breaker import BreakerSettings
 from agents.router.guard import REASONS, Guard, GuardSettings
 from tests.agents.export.exported import export_of, make, seen
 
-ALWAYS = GuardSettings(holdout=0.0, check_range=False, max_decision_s=1.0)
+ALWAYS = GuardSettings(holdout=0.0, check_range=False, max_decision_s=60.0)
 OBSERVATIONS = seen(300)
 
 
@@ -73,7 +73,7 @@ def test_what_it_raises_is_caught(folder):
     assert guard.last_error == "FloatingPointError: the weights are gone"
 
 
-@pytest.mark.parametrize("what", ["scores", "propensities", "masked"])
+@pytest.mark.parametrize("what", ["scores", "propensities", "masked", "too many", "beyond"])
 def test_what_is_not_finite_or_not_allowed_is_not_heeded(folder, what):
     policy = bundle.load(folder)
     judge = policy.judge
@@ -85,6 +85,9 @@ def test_what_is_not_finite_or_not_allowed_is_not_heeded(folder, what):
             masked = np.flatnonzero(observation["mask"] == 0)
             instance = int(masked[0]) if len(masked) else instance
             scores = np.full_like(scores, np.nan)
+        elif what in ("too many", "beyond"):  # a plan may make anything
+            instance = len(scores) if what == "beyond" else int(observation["mask"].argmax())
+            scores = propensities = np.eye(1, len(scores) + 1, instance)[0]
         elif what == "scores":
             scores = np.full_like(scores, np.nan)
         else:

@@ -98,6 +98,14 @@ def test_what_it_learned_is_exported(node, tmp_path):
     assert policy.judge(observation).decision.scores.argsort()[-3:].tolist().count(best) == 1
 
 
+def test_as_many_versions_are_kept_as_shall_be(tmp_path):
+    teacher, kept = trainer(tmp_path, LINUCB, export_every=10, keep=4), []
+    for number in range(6):
+        teacher.learn(samples(10, number))
+        kept.append(versions(tmp_path))
+    assert kept == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 5], [3, 4, 5, 6]]
+
+
 @pytest.mark.parametrize("node", [LINUCB, LODESTAR], ids=["linucb", "lodestar"])
 def test_one_that_was_killed_goes_on_from_its_last_version(node, tmp_path):
     held = samples(300)
@@ -145,7 +153,7 @@ def learning_router(servers, directory, node=LINUCB, **settings):
 
 def test_a_router_learns_which_instance_is_slow(tmp_path):
     """One instance tells of long queues and is slow: LinUCB sees it after some requests."""
-    guard = GuardSettings(exploration=0.1, holdout=0.0, check_range=False, max_decision_s=1.0)
+    guard = GuardSettings(exploration=0.1, holdout=0.0, check_range=False, max_decision_s=60.0)
     slow = FakeVllm(ttft_s=0.2, metrics={"waiting": "9.0"})
     with slow, FakeVllm(ttft_s=0.01) as fast, learning_router([slow, fast], tmp_path, guard=guard) as made:
         router, learning = made
@@ -200,6 +208,39 @@ def test_the_trainers_death_does_not_disturb_serving(tmp_path):
         assert soon(lambda: (learning.version or 0) >= 2)
         state = checkpoint.load(tmp_path / STATE)
         assert state["num_learned"] > 25  # it went on from what it had learned
+
+
+def test_a_trainer_that_cannot_be_started_is_tried_again(tmp_path, monkeypatch):
+    start, faults = asyncio.create_subprocess_exec, [OSError("no memory")]
+
+    async def starts(*arguments, **options):
+        if faults:
+            raise faults.pop()
+        return await start(*arguments, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", starts)
+    with FakeVllm() as server, learning_router([server], tmp_path) as (_, learning):
+        assert learning.counts["num_starts"] == 2
+
+
+@pytest.mark.parametrize("line", [b"a library's warning\n", b'{"event": "ver', b"[]\n", b"{}\n", b"\xff\n"])
+def test_what_a_trainer_says_beside_is_told_and_passed_over(line, tmp_path):
+    stream = io.StringIO()
+    log = Log("none", stream)
+    learning = Learning(LearningSettings(LINUCB, str(tmp_path)), FALLBACK, 4, log)
+
+    async def hear():
+        writing = asyncio.create_task(log.run())
+        await asyncio.sleep(0)
+        heard = await learning._hear(line)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        return heard
+
+    assert not asyncio.run(hear())
+    told = json.loads(stream.getvalue())
+    assert (told["event"], told["line"]) == ("trainer_said", line.decode("utf-8", "replace").rstrip())
+    assert learning.curve == []
 
 
 def test_a_version_that_is_damaged_is_refused(tmp_path):
@@ -280,6 +321,13 @@ def test_two_routers_do_not_learn_in_one_directory(tmp_path):
         with pytest.raises(ValueError, match=r"learning\.directory: another router learns in"):
             asyncio.run(other.start())
         asyncio.run(other.stop())
+
+
+def test_a_directory_that_cannot_be_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    learning = Learning(LearningSettings(LINUCB, str(tmp_path / "file")), FALLBACK, 4, Log("none"))
+    with pytest.raises(OSError, match=r"learning\.directory: cannot learn in .*file \(File exists\); give"):
+        asyncio.run(learning.start())
 
 
 def test_what_another_agent_learned_is_refused(tmp_path):

@@ -57,7 +57,7 @@ def test_a_reader_that_does_not_read_holds_nobody_up():
         for _ in range(20):
             for number in range(1000):
                 log.event("a", number=number, text="a" * 100)
-            await asyncio.wait_for(asyncio.sleep(0.05), timeout=1.0)
+            await asyncio.sleep(0.05)
         assert log.num_dropped > 0
         assert log._lines.qsize() <= MAX_LINES
         os.close(reading)  # lets the thread go, with an error

@@ -25,7 +25,7 @@ NUM = len(COUNTED) + NUM_TTFT
 
 
 def asking(*urls, **settings):
-    return PeersSettings(urls=urls, **{"interval_s": 0.01, "max_age_s": 0.3, **settings})
+    return PeersSettings(urls=urls, **{"interval_s": 0.01, "timeout_s": 10.0, "max_age_s": 30.0, **settings})
 
 
 def read_asked(content):
@@ -47,7 +47,7 @@ def in_flight(router):
 def test_one_sees_what_the_other_has_in_flight():
     with (
         nothing_left(),
-        fakes(2, ttft_s=1.0) as servers,
+        fakes(2, ttft_s=5.0) as servers,
         serving(servers) as one,
         serving(servers, peers=asking(one.url)) as other,
     ):
@@ -63,11 +63,13 @@ def test_one_sees_what_the_other_has_in_flight():
 
 def test_counts_are_a_page():
     with FakeVllm() as server, serving([server]) as router:
+        began_s = time.monotonic()
         post(router, body(num_words=200, max_tokens=1))
         said = get(router, "/counts").json
+        halvings = (time.monotonic() - began_s) / 30  # since it came, at most
         assert list(said["instances"]) == ["a"]
         assert len(said["instances"]["a"]) == NUM
-        assert said["arrivals_per_s"] == pytest.approx(np.log(2) / 30, rel=0.05)
+        assert 0.5**halvings <= said["arrivals_per_s"] / (np.log(2) / 30) <= 1.0
         assert said["number"] == 1
         assert [name for name, _ in said["sends"]] == ["a"]
         assert get(router, "/counts?since=1").json["sends"] == []
@@ -85,9 +87,9 @@ def test_one_knows_where_the_other_sent_a_prefix():
 
 
 def test_what_a_router_that_is_gone_had_is_forgotten():
-    with fakes(1, ttft_s=1.0) as servers, ExitStack() as stack:
+    with fakes(1, ttft_s=3600.0) as servers, ExitStack() as stack:
         one = stack.enter_context(serving(servers, drain_s=0.1))
-        with serving(servers, peers=asking(one.url)) as other:
+        with serving(servers, peers=asking(one.url, max_age_s=2.0)) as other:
             asking_one = threading.Thread(target=lambda: post(one, body(max_tokens=1)))
             asking_one.start()
             assert soon(lambda: sum(in_flight(other)) == 1)
@@ -95,6 +97,7 @@ def test_what_a_router_that_is_gone_had_is_forgotten():
             asking_one.join()
             assert soon(lambda: other.desk.num_peers == 0)
             assert sum(in_flight(other)) == 0
+            servers[0].ttft_s = 0.0
             assert post(other, body(max_tokens=1)).status == 200
 
 

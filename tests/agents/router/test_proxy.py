@@ -4,7 +4,10 @@ import asyncio
 import io
 import json
 import socket
+import threading
 import time
+from contextlib import suppress
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -12,13 +15,23 @@ import pytest
 from agents.router.proxy import ProxySettings
 from agents.router.router import Router
 from envs.live.endpoint import Endpoint
-from tests.agents.router.serving import SETTINGS, ask, body, endpoints, get, in_loop, post, posts, serving
+from tests.agents.router.serving import (
+    LIMITS,
+    SETTINGS,
+    ask,
+    body,
+    endpoints,
+    get,
+    in_loop,
+    post,
+    posts,
+    serving,
+)
 from tests.envs.live.fake_vllm import FakeVllm, fakes
 from tests.envs.live.leaks import nothing_left, soon
 
-QUICK = ProxySettings(
-    first_byte_timeout_s=1.0, token_timeout_s=0.3, request_timeout_s=20.0, body_timeout_s=0.5
-)
+QUICK = ProxySettings(first_byte_timeout_s=2.0, token_timeout_s=1.5)
+"""Where a fault makes one wait for these, and slow enough for a busy machine where none does."""
 
 
 def nothing_under_way(router):
@@ -56,16 +69,16 @@ def test_a_stream_is_passed_on_as_it_was():
 
 
 def test_the_first_token_is_not_held_back():
-    with fakes(1, ttft_s=0.0, token_interval_s=0.5) as servers, serving(servers) as router:
+    with fakes(1, ttft_s=0.0, token_interval_s=3600.0) as servers, serving(servers) as router:
 
         async def run():
-            async with aiohttp.ClientSession() as session:
-                began_s = time.monotonic()
-                async with session.post(router.url + "/v1/completions", json=body(max_tokens=3)) as response:
-                    await response.content.readany()
-                    return time.monotonic() - began_s
+            async with (
+                aiohttp.ClientSession() as session,
+                session.post(router.url + "/v1/completions", json=body(max_tokens=3)) as response,
+            ):
+                return await response.content.readany()
 
-        assert asyncio.run(run()) < 0.4
+        assert b'"text":"a"' in asyncio.run(run())  # while the second one is not yet made
 
 
 def test_what_is_asked_is_passed_on_to_the_byte():
@@ -134,13 +147,16 @@ def test_it_is_tried_elsewhere_once():
         assert soon(lambda: nothing_under_way(router))
 
 
-def test_the_last_ones_own_error_is_passed_on():
-    with fakes(2) as servers, serving(servers) as router:
+@pytest.mark.parametrize("num_retries", [0, 1])
+def test_the_last_ones_own_error_is_passed_on_and_counts_as_a_failure(num_retries):
+    with fakes(2) as servers, serving(servers, proxy=ProxySettings(num_retries=num_retries)) as router:
         for server in servers:
             server.fault = "503"
         answer = post(router, body())
         assert answer.status == 503
         assert answer.json["error"]["message"] == "told "  # the server's
+        assert sum(instance.num_failed for instance in router.fleet) == 1 + num_retries
+        assert sum(instance.num_served for instance in router.fleet) == 0
 
 
 @pytest.mark.parametrize("status", ["400", "429"])
@@ -202,15 +218,27 @@ def test_a_client_that_goes_before_the_first_token_cancels_it_too():
 
 
 def test_the_deadline_is_for_the_whole_answer():
-    settings = ProxySettings(request_timeout_s=0.4)
+    settings = ProxySettings(request_timeout_s=2.0)  # in which the first token comes on a busy machine too
     with fakes(1, token_interval_s=0.05) as servers, serving(servers, proxy=settings) as router:
         answer = post(router, body(max_tokens=1000))
         assert isinstance(answer.error, aiohttp.ClientPayloadError)
-        servers[0].ttft_s = 30.0
+        assert soon(lambda: router.proxy.statuses == {200: 1})  # what the client was sent
+        assert router.proxy.counts["num_broken_off"] == 1
         servers[0].fault = "hang"
         answer = post(router, body())
         assert (answer.status, answer.json["error"]["type"]) == (504, "timeout_error")
         assert soon(lambda: nothing_under_way(router))
+        assert router.proxy.statuses == {200: 1, 504: 1}
+
+
+def test_an_error_in_the_router_is_not_the_clients(monkeypatch):
+    def raises(*_):
+        raise ZeroDivisionError
+
+    with fakes(1) as servers, serving(servers) as router:
+        monkeypatch.setattr(router.desk, "send", raises)
+        assert post(router, body()).status == 500
+        assert soon(lambda: router.proxy.statuses == {500: 1})
 
 
 @pytest.mark.usefixtures("clean")
@@ -286,18 +314,16 @@ def test_other_paths_and_methods():
 
 
 def raw(router, *parts, pause_s=0.0):
-    """Bytes as they are; what comes back."""
+    """Bytes as they are; what comes back until the router hangs up."""
     host, port = router.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=5) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         for part in parts:
             connection.sendall(part)
             time.sleep(pause_s)
         got = b""
-        try:
+        with suppress(ConnectionResetError):
             while part := connection.recv(65536):
                 got += part
-        except (TimeoutError, ConnectionResetError):
-            pass
         return got
 
 
@@ -332,7 +358,7 @@ def test_slow_headers_and_slow_bodies_are_not_waited_for():
     with fakes(1) as servers, serving(servers, proxy=settings) as router:
         assert raw(router, b"POST /v1/comp", b"letions HTTP/1.1\r\nHost: x\r\n", pause_s=0.1) == b""
         head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
-        assert raw(router, head, b"{", pause_s=0.1).startswith(b"HTTP/1.1 408 ")
+        assert raw(router, head + b"{").startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_chunked_body_has_the_same_limit():
@@ -363,7 +389,7 @@ def test_requests_go_to_configured_endpoints_only():
 
 
 def test_load_balancers_get_notice():
-    with fakes(1) as servers, serving(servers, notice_s=0.5) as router:
+    with fakes(1) as servers, serving(servers, notice_s=2.0) as router:
         stopping = asyncio.run_coroutine_threadsafe(router.stop(), router._logging.get_loop())
         assert soon(lambda: get(router, "/readyz").status == 503)
         assert post(router, body()).status == 200
@@ -394,9 +420,22 @@ def test_draining_finishes_what_is_under_way_and_takes_nothing_new():
         assert [answer.events[-1] for answer in answers] == ["[DONE]"] * 5
 
 
+@pytest.mark.usefixtures("clean")
+def test_what_does_not_end_is_cut_off():
+    with fakes(1) as servers, serving(servers, drain_s=0.2) as router:
+        servers[0].fault = "hang"
+        asking = threading.Thread(target=post, args=(router, body()))
+        asking.start()
+        assert soon(lambda: router.fleet[0].num_in_flight == 1)
+        stopping = asyncio.run_coroutine_threadsafe(router.stop(), router._logging.get_loop())
+        stopping.result(timeout=30)  # and not another two minutes
+        asking.join()
+        assert router.proxy.statuses == {499: 1}
+
+
 def test_an_answer_in_one_piece_may_take_long():
-    settings = ProxySettings(first_byte_timeout_s=0.2, token_timeout_s=0.2)
-    with fakes(2, ttft_s=0.6) as servers, serving(servers, proxy=settings) as router:
+    settings = ProxySettings(first_byte_timeout_s=0.2, token_timeout_s=1.0)
+    with fakes(2, ttft_s=1.5) as servers, serving(servers, proxy=settings) as router:
         answer = post(router, body(stream=False, max_tokens=1))
         assert answer.status == 200
         assert sum(len(server.bodies) for server in servers) == 1
@@ -442,7 +481,8 @@ def test_one_that_leaves_while_its_client_goes_is_let_go():
 
 @pytest.mark.usefixtures("clean")
 def test_many_at_once_lose_nothing():
-    with fakes(3, ttft_s=0.01) as servers, serving(servers, proxy=QUICK) as router:
+    patient = replace(LIMITS, unhealthy_after=10**9)  # failures come before what was begun earlier is served
+    with fakes(3, ttft_s=0.01) as servers, serving(servers, limits=patient) as router:
         for server in servers:
             server.faults = ["", "500", "", "refuse_stream", "", ""] * 5
         answers = posts(router, [body(max_tokens=3)] * 200)

@@ -58,6 +58,7 @@ def test_it_routes_by_a_bundle_until_it_is_told_to_end(number, folder, tmp_path)
         file = tmp_path / "endpoints.json"
         file.write_text(json.dumps({"a": servers[0].url, "b": {"url": servers[1].url}}))
         options = ["router.guard.check_range=false", "router.guard.holdout=0", "router.log_requests=all"]
+        options += ["router.guard.max_decision_s=60", "router.limits.scrape_timeout_s=10"]  # for a busy one
         with running(f"policy={folder}", f"endpoints={file}", *options) as (process, url):
             assert soon(lambda: "ready, 2 instances up" in ask(url + "/readyz"))
             for _ in range(4):
@@ -83,6 +84,7 @@ def test_it_routes_by_a_bundle_until_it_is_told_to_end(number, folder, tmp_path)
         (["endpoints={a: http://x:1, b: http://x:1}"], "endpoint 'a' has the same url"),
         (["endpoints={a: http://x:1}", "policy=nowhere"], "nowhere holds no bundle"),
         (["endpoints={a: http://x:1}", "router.port=70000"], "port is 70000"),
+        (["endpoints={a: http://x:1}", "router.seed=-1"], "seed is -1, it must be"),
         (["endpoints={a: http://x:1}", "router.guard.share=2"], "guard.share is 2"),
         (["endpoints={a: http://x:1}", "+router.guard.shares=2"], "takes no such key; did you mean share"),
         (["endpoints={a: http://x:1}", "agent@heuristic=linucb"], "heuristic: it learns; give a rule"),

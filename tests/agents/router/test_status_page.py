@@ -5,6 +5,7 @@ import time
 import pytest
 
 from agents.export import bundle, writing
+from agents.router.guard import GuardSettings
 from tests.adversary.page.test_browser import CHROMIUM, DRIVER, browsing
 from tests.agents.export.exported import export_of
 from tests.agents.router.serving import body, posts
@@ -45,7 +46,8 @@ def errors(driver):
 def test_it_shows_what_the_router_does(driver, tmp_path):
     writing.write(tmp_path / "network", export_of("network"), lambda part: "a card")
     policy = bundle.load(tmp_path / "network")
-    with fakes(2) as servers, administered(servers, policy=policy) as (router, admin, _):
+    patient = GuardSettings(max_decision_s=60.0)
+    with fakes(2) as servers, administered(servers, policy=policy, guard=patient) as (router, admin, _):
         connect(driver, admin, TOKEN)
         assert soon(lambda: "ready; network" in text(driver, "summary"))
         assert "This router does not learn." in text(driver, "learning")

@@ -23,8 +23,8 @@ def live_threads():
 
 
 def soon(holds):
-    """Whether something comes to hold within ten seconds: others use the machine too."""
-    deadline = time.monotonic() + 10.0
+    """Whether something comes to hold within a minute: others use the machine too."""
+    deadline = time.monotonic() + 60.0
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.01)
     return holds()

@@ -26,7 +26,7 @@ def members(group):
     return found
 
 
-def await_none(group, timeout_s=10.0):
+def await_none(group, timeout_s=60.0):
     """Wait until no process of the group is left."""
     deadline = time.monotonic() + timeout_s
     while members(group):

@@ -20,7 +20,7 @@ EVENT = {
 
 
 async def _until(view: CacheView, num_batches: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while view.num_batches < num_batches:
             await asyncio.sleep(0.01)
 
@@ -29,11 +29,11 @@ async def _play(endpoint: str) -> None:
     context = zmq.asyncio.Context()
     view, connected = CacheView(4), asyncio.Event()
     following = asyncio.create_task(follow(endpoint, view, connected))  # before there is a server
-    publisher = context.socket(zmq.PUB)
+    publisher = context.socket(zmq.XPUB)  # as PUB, and hears who subscribes
     publisher.bind(endpoint)
     try:
-        await asyncio.wait_for(connected.wait(), 10)
-        await asyncio.sleep(0.2)  # the subscription itself is on its way
+        await asyncio.wait_for(connected.wait(), 60)
+        assert await asyncio.wait_for(publisher.recv(), 60) == b"\x01"  # what was sent before would be lost
         for sequence, batch in enumerate([[0.0, [EVENT], 0], [0.0, [], 0]]):
             payload = msgpack.packb(batch)
             await publisher.send_multipart([b"", sequence.to_bytes(8, "big"), payload])

@@ -14,6 +14,7 @@ from envs.cluster import Cluster, Request
 from envs.live import fleet
 from envs.live.limits import Limits
 
+from .advance import advance_until, undisturbed
 from .fake_vllm import FakeVllm, fakes
 from .leaks import nothing_left, soon
 
@@ -112,47 +113,69 @@ def test_options_of_an_endpoint(servers, monkeypatch):
 
 def test_what_was_measured_is_what_the_server_did(servers, cluster):
     servers[0].ttft_s, servers[0].token_interval_s = 0.1, 0.02
-    cluster.submit(Request(0, 0.0, 16, 11), 0)
-    events = cluster.drain()
-    (token,), (done,) = events.first_tokens, events.completions
-    (stamps,) = servers[0].token_at
-    assert token.at_s == done.first_token_at_s
-    assert done.ttft_s == pytest.approx(0.1, abs=0.05)
-    assert done.e2e_s - done.ttft_s == pytest.approx(stamps[-1] - stamps[0], abs=0.02)
-    assert done.tpot_s == pytest.approx(0.02, abs=0.01)
-    assert cluster.now_s >= done.finished_at_s
+
+    def is_right():
+        cluster.reset()
+        cluster.submit(Request(0, 0.0, 16, 11), 0)
+        events = cluster.drain()
+        (token,), (done,) = events.first_tokens, events.completions
+        stamps = servers[0].token_at[-1]
+        assert token.at_s == done.first_token_at_s
+        assert done.ttft_s > 0.09
+        assert cluster.now_s >= done.finished_at_s
+        return (
+            done.ttft_s == pytest.approx(0.1, abs=0.05)
+            and done.e2e_s - done.ttft_s == pytest.approx(stamps[-1] - stamps[0], abs=0.02)
+            and done.tpot_s == pytest.approx(0.02, abs=0.01)
+        )
+
+    assert undisturbed(is_right)
 
 
 def test_every_duration_is_in_cluster_seconds(servers):
     servers[0].ttft_s, servers[0].token_interval_s = 0.1, 0.02
     live = fleet.cluster({"a": servers[0].url}, speed_factor=0.1, scrape_interval_s=0.01)
-    try:
+
+    def is_right():
         live.reset()
         began = time.monotonic()
         live.advance_to(0.03)
-        assert time.monotonic() - began == pytest.approx(0.3, abs=0.05)
+        passed_s = time.monotonic() - began
         live.submit(Request(0, 0.03, 16, 11), 0)
         (done,) = live.drain().completions
-        assert done.ttft_s == pytest.approx(0.01, abs=0.005)
-        assert done.tpot_s == pytest.approx(0.002, abs=0.001)
-        assert live.snapshot().age_s[0] < 0.03
+        return (
+            passed_s == pytest.approx(0.3, abs=0.05)
+            and done.ttft_s == pytest.approx(0.01, abs=0.005)
+            and done.tpot_s == pytest.approx(0.002, abs=0.001)
+            and live.snapshot().age_s[0] < 0.03
+        )
+
+    try:
+        assert undisturbed(is_right)
     finally:
         live.close()
 
 
 def test_a_slow_reader_delays_no_stamp(servers, cluster):
     servers[0].ttft_s, servers[0].token_interval_s = 0.05, 0.02
-    cluster.submit(Request(0, 0.0, 16, 11), 0)
-    time.sleep(1.5)
-    assert cluster.lag_s > 1.4
-    assert cluster.advance_to(0.01).first_tokens == []  # nothing had come then
-    events = cluster.advance_to(0.15)
-    assert (len(events.first_tokens), len(events.completions)) == (1, 0)
-    assert cluster.now_s == 0.15
-    (done,) = cluster.drain().completions
-    assert done.ttft_s == pytest.approx(0.05, abs=0.03)
-    assert done.e2e_s == pytest.approx(0.25, abs=0.05)
-    assert cluster.now_s < 0.4
+
+    def is_right():
+        cluster.reset()
+        cluster.submit(Request(0, 0.0, 16, 11), 0)
+        time.sleep(1.5)
+        assert cluster.lag_s > 1.4
+        assert cluster.advance_to(0.01).first_tokens == []  # nothing had come then
+        events = cluster.advance_to(0.15)
+        assert cluster.now_s == 0.15
+        (done,) = [*events.completions, *cluster.drain().completions]
+        return (
+            len(events.first_tokens) == 1
+            and done.ttft_s == pytest.approx(0.05, abs=0.03)
+            and done.e2e_s == pytest.approx(0.25, abs=0.05)
+            and cluster.now_s < 0.4
+        )
+
+    assert undisturbed(is_right)
 
 
 def test_time_passes_as_the_protocol_says(cluster):
@@ -209,32 +232,39 @@ def test_however_events_are_cut(servers, cluster, framing):
 
 
 def test_snapshots_hold_what_was_known_then(servers, cluster):
-    assert cluster.snapshot().age_s.tolist() == [0.0, 0.0]
-    servers[0].metrics = {"waiting": "4.0", "usage": "0.5", "queries": "200.0", "hits": "50.0"}
-    cluster.advance_to(0.05)
-    assert cluster.snapshot().age_s.tolist() == [0.05, 0.05]
-    assert cluster.snapshot().num_waiting.tolist() == [0, 0]
-    time.sleep(0.3)
-    cluster.advance_to(0.06)  # the clock is ahead; what was scraped since is not known yet
-    assert cluster.snapshot().num_waiting.tolist() == [0, 0]
-    cluster.advance_to(0.29)
-    snapshot = cluster.snapshot()
-    assert snapshot.num_waiting.tolist() == [4, 0]
-    assert snapshot.frac_kv_cache_usage.tolist() == [0.5, 0.25]
-    assert snapshot.frac_prefix_hits.tolist() == [0.25, 0.0]
-    assert (snapshot.age_s < 0.15).all()
-    assert snapshot.healthy.all()
+    before = {"waiting": "0.0", "usage": "0.25", "queries": "0.0", "hits": "0.0"}
+
+    def is_right():
+        servers[0].metrics = before
+        cluster.reset()
+        assert cluster.snapshot().age_s.tolist() == [0.0, 0.0]
+        servers[0].metrics = {"waiting": "4.0", "usage": "0.5", "queries": "200.0", "hits": "50.0"}
+        cluster.advance_to(0.05)
+        assert cluster.snapshot().age_s.tolist() == [0.05, 0.05]
+        assert cluster.snapshot().num_waiting.tolist() == [0, 0]
+        time.sleep(0.3)
+        cluster.advance_to(0.06)  # the clock is ahead; what was scraped since is not known yet
+        assert cluster.snapshot().num_waiting.tolist() == [0, 0]
+        cluster.advance_to(0.29)
+        snapshot = cluster.snapshot()
+        assert snapshot.healthy.all()
+        return (
+            snapshot.num_waiting.tolist() == [4, 0]
+            and snapshot.frac_kv_cache_usage.tolist() == [0.5, 0.25]
+            and snapshot.frac_prefix_hits.tolist() == [0.25, 0.0]
+            and (snapshot.age_s < 0.15).all()
+        )
+
+    assert undisturbed(is_right)
 
 
 def test_prefix_hits_count_from_the_episodes_start_and_a_servers_restart(servers, cluster):
     servers[0].metrics = {"queries": "1000.0", "hits": "900.0"}
     cluster.reset()
     servers[0].metrics = {"queries": "1100.0", "hits": "925.0"}
-    cluster.advance_to(0.3)
-    assert cluster.snapshot().frac_prefix_hits[0] == 0.25
+    advance_until(cluster, lambda: cluster.snapshot().frac_prefix_hits[0] == 0.25)
     servers[0].metrics = {"queries": "10.0", "hits": "5.0"}
-    cluster.advance_to(0.6)
-    assert cluster.snapshot().frac_prefix_hits[0] == 0.5
+    advance_until(cluster, lambda: cluster.snapshot().frac_prefix_hits[0] == 0.5)
 
 
 def test_prefix_hits_count_from_the_first_good_scrape(servers, cluster):
@@ -242,23 +272,25 @@ def test_prefix_hits_count_from_the_first_good_scrape(servers, cluster):
     cluster.reset()
     cluster.advance_to(0.15)
     servers[0].metrics_status = 200
-    cluster.advance_to(0.45)
-    assert cluster.snapshot().age_s[0] < 0.2
+    advance_until(cluster, lambda: cluster.snapshot().age_s[0] < cluster.now_s)
     assert cluster.snapshot().frac_prefix_hits[0] == 0.0
     servers[0].metrics = {"queries": "1100.0", "hits": "925.0"}
-    cluster.advance_to(0.75)
-    assert cluster.snapshot().frac_prefix_hits[0] == 0.25
+    advance_until(cluster, lambda: cluster.snapshot().frac_prefix_hits[0] == 0.25)
 
 
 def test_each_router_scrapes_for_itself(servers, cluster):
-    cluster.reset(num_routers=4)
-    began = servers[0].num_scrapes
-    cluster.advance_to(0.515)
-    ages_s = [cluster.snapshot(router).age_s[0] for router in range(4)]
-    assert servers[0].num_scrapes - began == pytest.approx(20, abs=3)
     # At 0.5 it was router 0's turn, the others' a quarter of 0.1 s earlier each.
     expected = [0.015, 0.09, 0.065, 0.04]
-    assert ages_s == pytest.approx(expected, abs=0.02)
+
+    def is_right():
+        cluster.reset(num_routers=4)
+        began = servers[0].num_scrapes
+        cluster.advance_to(0.515)
+        ages_s = [cluster.snapshot(router).age_s[0] for router in range(4)]
+        num_scrapes = servers[0].num_scrapes - began
+        return num_scrapes == pytest.approx(20, abs=3) and ages_s == pytest.approx(expected, abs=0.02)
+
+    assert undisturbed(is_right)
     with pytest.raises(ValueError, match="num_routers is 0"):
         cluster.reset(num_routers=0)
 
@@ -272,7 +304,7 @@ def test_a_reset_cancels_and_begins_anew(servers, cluster):
     salt = servers[0].bodies[0]["cache_salt"]
     began = time.monotonic()
     cluster.reset(np.random.default_rng(0))
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 30.0  # and not until what was under way had answered
     assert servers[0].num_running == servers[1].num_running == 0
     assert soon(lambda: servers[0].num_aborted == servers[1].num_aborted == 3)
     assert cluster.now_s == 0.0
@@ -388,14 +420,19 @@ def test_kv_events_that_nobody_publishes(servers, tmp_path):
 
 
 def test_lag_is_counted(servers, cluster):
-    for number in range(4):
-        cluster.advance_to(0.1 * number)
-        time.sleep(0.05 * (number == 2))
-        cluster.submit(Request(number, 0.1 * number, 16, 3), 0)
-    counters = cluster.counters()
-    assert 0.05 < counters["max_lag_s"] < 0.1
-    assert 0.0125 < counters["mean_lag_s"] < 0.03
-    assert isnan(cluster.drain().completions[0].ttft_s) is False
+    def is_right():
+        cluster.reset()
+        for number in range(4):
+            cluster.advance_to(0.1 * number)
+            time.sleep(0.05 * (number == 2))
+            cluster.submit(Request(number, 0.1 * number, 16, 3), 0)
+        counters = cluster.counters()
+        assert not isnan(cluster.drain().completions[0].ttft_s)
+        assert counters["max_lag_s"] > 0.05
+        assert counters["mean_lag_s"] > 0.0125
+        return counters["max_lag_s"] < 0.1 and counters["mean_lag_s"] < 0.03
+
+    assert undisturbed(is_right)
 
 
 def test_a_closed_cluster_is_opened_by_reset(servers, cluster):

@@ -11,23 +11,25 @@ import pytest
 from envs.cluster import Request
 from envs.live import fleet
 
+from .advance import advance_until, undisturbed
 from .fake_vllm import FAULTS, WITHIN, FakeVllm, fakes
 from .leaks import nothing_left, soon
 
 SHORT = {
-    "connect_timeout_s": 1.0,
-    "first_token_timeout_s": 0.6,
-    "token_timeout_s": 0.4,
-    "request_timeout_s": 5.0,
-    "scrape_timeout_s": 0.2,
+    "connect_timeout_s": 5.0,
+    "first_token_timeout_s": 2.0,
+    "token_timeout_s": 1.5,
+    "request_timeout_s": 30.0,
+    "scrape_timeout_s": 5.0,
     "scrape_interval_s": 0.05,
 }
+"""For the faults that are waited for; long enough for a busy machine to meet them where there is no fault."""
 FAILURES = {
     "400": "http 400",
     "429": "http 429",
     "500": "http 500",
     "503": "http 503",
-    "hang": "timed out: no first token within 0.6 s",
+    "hang": "timed out: no first token within 2 s",
     "refuse_stream": "stream broke off after 0 tokens",
     "not_http": "no HTTP (ClientResponseError)",
     "error_at_once": "error 400 in stream",
@@ -37,7 +39,7 @@ FAILURES = {
     "cut": "stream broke off after 3 tokens",
     "clean_cut": "stream broke off after 3 tokens",
     "half_event": "stream broke off after 3 tokens",
-    "stall": "timed out: no token for 0.4 s",
+    "stall": "timed out: no token for 1.5 s",
     "not_json": "malformed SSE: data that is not JSON",
     "not_sse": "malformed SSE: a line that is no field",
     "not_vllm": "malformed SSE: a chunk that is not vLLM's (KeyError)",
@@ -134,27 +136,23 @@ def test_all_at_once(servers):
 def test_a_server_that_dies_and_comes_back(servers):
     servers[0].token_interval_s = servers[1].token_interval_s = 0.05
     with opened(servers, unhealthy_after=3) as live:
-        send(live, range(6), num_output_tokens=20)
-        earlier = live.advance_to(0.4).completions
-        assert earlier == []
+        send(live, range(6), num_output_tokens=60)
+        assert soon(lambda: servers[0].num_running == servers[1].num_running == 3)
         servers[0].stop()
         began = time.monotonic()
-        passed = live.advance_to(live.now_s + 0.3)
-        assert time.monotonic() - began < 0.5
-        assert {done.instance_index for done in passed.completions} == {0}
-        assert all(done.failure.startswith("stream broke off after ") for done in passed.completions)
-        assert len(passed.completions) == 3
+        passed = advance_until(live, lambda: not live.snapshot().healthy[0])
+        assert time.monotonic() - began < SHORT["token_timeout_s"]
         assert live.snapshot().healthy.tolist() == [False, True]
         send(live, range(6, 8), 0)
-        completions = drained(live, 8, passed.completions)
+        completions = drained(live, 8, passed)
+        assert all(completions[number].failure.startswith("stream broke off after ") for number in (0, 2, 4))
         assert completions[6].failure == completions[7].failure == "connection refused"
         assert not any(completions[number].failure for number in (1, 3, 5))
         assert live.snapshot().age_s[0] > 0.2  # what was known last, ageing
-        assert live.snapshot().age_s[1] < 0.2
+        advance_until(live, lambda: live.snapshot().age_s[1] < 0.2)
         servers[0].start()
-        live.advance_to(live.now_s + 3.0)
-        assert live.snapshot().healthy.tolist() == [True, True]
-        assert live.snapshot().age_s[0] < 0.2
+        advance_until(live, lambda: live.snapshot().healthy.tolist() == [True, True])
+        advance_until(live, lambda: live.snapshot().age_s[0] < 0.2)
         assert live.counters()["num_times_unhealthy"] == 1
         assert live.counters()["num_scrapes_failed"] > 3
         send(live, [8], 0)
@@ -174,8 +172,7 @@ def test_an_instance_that_is_down_when_an_episode_begins(servers):
             *["connection refused", ""],
         ]
         servers[0].start()
-        live.advance_to(live.now_s + 3.0)
-        assert live.snapshot().healthy.all()
+        advance_until(live, lambda: live.snapshot().healthy.all())
 
 
 @pytest.mark.parametrize("broken", [{"metrics_status": 404}, {"metrics": {"running": "NaN"}}])
@@ -198,16 +195,21 @@ def test_a_hiccup_that_every_router_sees(servers):
     with opened(servers, scrape_interval_s=0.5) as live:
         live.reset(np.random.default_rng(0), num_routers=8)
         live.advance_to(0.55)
-        servers[0].metrics_status = 503
-        live.advance_to(1.0)
-        servers[0].metrics_status = 200
-        assert live.counters()["num_scrapes_failed"] > 3
-        live.advance_to(1.3)
+
+        def is_right():
+            servers[0].metrics_status = 503
+            num_before, began = live.counters()["num_scrapes_failed"], time.monotonic()
+            live.advance_to(live.now_s + 0.45)
+            servers[0].metrics_status = 200
+            is_hiccup = time.monotonic() - began < 0.9  # no router's turn came twice
+            live.advance_to(live.now_s + 0.3)
+            return is_hiccup and live.counters()["num_scrapes_failed"] > num_before + 3
+
+        assert undisturbed(is_right)
         assert live.snapshot().healthy.all()
         assert live.counters()["num_times_unhealthy"] == 0
         servers[0].metrics_status = servers[0].health_status = 503
-        live.advance_to(3.2)
-        assert live.snapshot().healthy.tolist() == [False, True]
+        advance_until(live, lambda: live.snapshot().healthy.tolist() == [False, True])
 
 
 @pytest.mark.parametrize("fault", ["cut", "clean_cut", "error_in_stream"])
@@ -243,10 +245,9 @@ def test_failures_in_a_row_and_a_probe_that_fails(servers, fault):
         assert live.snapshot().healthy.tolist() == [False, True]
         live.advance_to(live.now_s + 2.0)
         assert live.snapshot().healthy.tolist() == [False, True]
-        assert servers[0].num_probes == 2  # after 0.5 s and another 1 s
+        assert 1 <= servers[0].num_probes <= 2  # after 0.5 s and another 1 s, or somewhat later
         servers[0].health_status = 200
-        live.advance_to(live.now_s + 2.0)
-        assert live.snapshot().healthy.all()
+        advance_until(live, lambda: live.snapshot().healthy.all())
         assert live.counters()["num_times_unhealthy"] == 1
 
 
@@ -254,8 +255,10 @@ def test_scrapes_that_answer_do_not_hide_requests_that_fail(servers):
     servers[0].fault, servers[0].health_status = "500", 503
     with opened(servers) as live:
         for number in range(3):
+            num_scrapes = servers[0].num_scrapes
             send(live, [number], 0)
-            live.advance_to(live.now_s + 0.3)
+            live.drain()
+            advance_until(live, lambda before=num_scrapes: servers[0].num_scrapes > before + 1)
         assert live.snapshot().healthy.tolist() == [False, True]
 
 
@@ -272,15 +275,15 @@ def test_scrapes_that_answer_do_not_hide_requests_that_fail(servers):
 def test_metrics_that_lie(servers, metrics, reason):
     with opened(servers) as live:
         servers[0].metrics = {"waiting": "7.0"}
-        live.advance_to(0.3)
-        assert live.snapshot().num_waiting.tolist() == [7, 0]
+        advance_until(live, lambda: live.snapshot().num_waiting.tolist() == [7, 0])
         servers[0].metrics = metrics | {"hits": "0.0"}
         send(live, range(4))
-        earlier = live.advance_to(1.0).completions
+        earlier = live.advance_to(live.now_s + 0.7).completions
+        earlier += advance_until(live, lambda: live.counters()["num_scrapes_refused"] >= 5)
+        earlier += advance_until(live, lambda: live.snapshot().age_s[1] < 0.3)
         snapshot = live.snapshot()
         assert snapshot.num_waiting.tolist() == [7, 0]  # the last good ones, as old as they are
         assert snapshot.age_s[0] > 0.6
-        assert snapshot.age_s[1] < 0.3
         assert snapshot.healthy.all()
         counters = live.counters()
         assert counters["num_scrapes_refused"] >= 5
@@ -292,26 +295,24 @@ def test_metrics_that_lie(servers, metrics, reason):
 def test_metrics_that_are_gone(servers, status, is_healthy):
     with opened(servers) as live:
         servers[0].metrics_status = status
-        live.advance_to(0.6)
-        assert live.snapshot().age_s[0] > 0.5
+        advance_until(live, lambda: live.reasons().get(("a", f"scrape: http {status}"), 0) >= 3)
+        live.advance_to(max(live.now_s, 0.6))
+        assert live.snapshot().age_s[0] > 0.1  # three intervals
         assert live.snapshot().healthy.tolist() == [is_healthy, True]
-        assert live.reasons()["a", f"scrape: http {status}"] >= 3
         servers[0].metrics_status = 200
-        live.advance_to(live.now_s + 2.0)
-        assert live.snapshot().age_s[0] < 0.3
-        assert live.snapshot().healthy.all()
+        advance_until(live, lambda: live.snapshot().healthy.all() and live.snapshot().age_s[0] < 0.3)
 
 
 def test_metrics_that_are_slow(servers):
-    with opened(servers) as live:
+    with opened(servers, scrape_timeout_s=1.0) as live:
         servers[0].metrics_delay_s = 0.15  # within the timeout, and three intervals
         live.advance_to(1.0)
-        num_before = servers[0].num_scrapes
-        assert num_before < 10
-        assert 0.1 < live.snapshot().age_s[0] < 0.6  # not younger than when it was asked for
+        assert servers[0].num_scrapes < 10
+        advance_until(live, lambda: live.snapshot().age_s[0] < 0.6)
+        assert live.snapshot().age_s[0] > 0.1  # not younger than when it was asked for
         servers[0].metrics_delay_s = 30.0
-        live.advance_to(2.0)
-        assert live.reasons()["a", "scrape: timed out: no answer within 0.2 s"] >= 3
+        why = "a", "scrape: timed out: no answer within 1 s"
+        advance_until(live, lambda: live.reasons().get(why, 0) >= 3)
         assert live.snapshot().healthy.tolist() == [False, True]
         send(live, range(4))
         assert not any(done.failure for done in drained(live, 4).values())  # it still serves
@@ -327,18 +328,18 @@ def test_a_server_that_never_answers_holds_nothing_up(servers):
             send(live, [number], 1)
             live.snapshot()
         live.advance_to(0.6)
-        assert time.monotonic() - began < 1.0
-        assert live.num_in_flight == 100
+        advance_until(live, lambda: live.num_in_flight == 100)
+        assert time.monotonic() - began < 25.0
         began = time.monotonic()
-    assert time.monotonic() - began < 2.0  # closing breaks them off
+    assert time.monotonic() - began < 25.0  # closing breaks them off
 
 
 def test_an_answer_that_takes_too_long(servers):
     servers[0].token_interval_s = 0.1
-    with opened(servers, request_timeout_s=0.55) as live:
-        send(live, [0], 0, num_output_tokens=100)
+    with opened(servers, request_timeout_s=1.55) as live:
+        send(live, [0], 0, num_output_tokens=1000)
         done = drained(live, 1)[0]
-        assert done.failure == "timed out: not done within 0.55 s"
+        assert done.failure == "timed out: not done within 1.55 s"
         assert not isnan(done.first_token_at_s)
         assert live.snapshot().healthy.all()  # it did what it could
 
@@ -359,10 +360,14 @@ def test_no_connection_within_the_timeout(servers):
 def test_a_busy_policy_delays_no_stamp_by_much():
     """Python code that never waits shares the interpreter with the thread that stamps."""
     with FakeVllm(ttft_s=0.05, token_interval_s=0.01) as server, opened([server]) as live:
-        send(live, [0], 0, num_output_tokens=30)
-        ends_at = time.monotonic() + 1.0
-        while time.monotonic() < ends_at:
-            sum(range(1000))
-        done = drained(live, 1)[0]
-        assert done.ttft_s < 0.05 + 0.1
-        assert done.e2e_s < 0.35 + 0.2
+
+        def is_right():
+            live.reset()
+            send(live, [0], 0, num_output_tokens=30)
+            ends_at = time.monotonic() + 1.0
+            while time.monotonic() < ends_at:
+                sum(range(1000))
+            done = drained(live, 1)[0]
+            return done.ttft_s < 0.05 + 0.1 and done.e2e_s < 0.35 + 0.2
+
+        assert undisturbed(is_right)

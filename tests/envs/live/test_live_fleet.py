@@ -90,7 +90,7 @@ def test_mistakes_of_a_fleet(endpoints, message, monkeypatch, tmp_path):
         fleet.cluster(endpoints)
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "{", "3"])
+@pytest.mark.parametrize("text", ["[1, 2]", "{", "3", "[" * 100_000], ids=["list", "half", "number", "deep"])
 def test_a_file_that_is_none(text, tmp_path):
     path = tmp_path / "endpoints.json"
     path.write_text(text)

@@ -187,7 +187,7 @@ def test_interrupt_while_waiting(servers):
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             live.drain()
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 4.5  # what is under way takes 5 s
         timer.join()
     finally:
         live.close()
@@ -219,9 +219,11 @@ def test_made_and_reset_inside_a_running_loop(servers):
     async def cell():
         live = opened(servers)
         send(live, 2)
-        events = live.advance_to(0.3)
+        num_tokens, deadline = 0, time.monotonic() + 60.0
+        while num_tokens < 2 and time.monotonic() < deadline:
+            num_tokens += len(live.advance_to(live.now_s + 0.1).first_tokens)
         live.close()
-        return len(events.first_tokens)
+        return num_tokens
 
     assert asyncio.run(cell()) == 2
 

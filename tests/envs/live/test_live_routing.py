@@ -56,8 +56,9 @@ def env_over(servers, workload=None, reward=None, scrape_interval_s=0.05, **opti
     cluster = fleet.cluster(
         {f"i{number}": server.url for number, server in enumerate(servers)},
         scrape_interval_s=scrape_interval_s,
-        first_token_timeout_s=2.0,
-        token_timeout_s=1.0,
+        first_token_timeout_s=30.0,
+        token_timeout_s=30.0,
+        scrape_timeout_s=30.0,
     )
     workload = workload or generator.workload(num_generated=40, rate_per_s=60.0, **SHORT)
     return RoutingEnv(cluster, workload, reward, **options)

@@ -141,11 +141,11 @@ def test_parts_by_rows_make_one_recording(tmp_path):
 
 
 def test_parts_by_time(tmp_path):
-    with Recorder(tmp_path, TRAITS, 2, "mine@1", seconds_per_part=0.05) as recorder:
+    with Recorder(tmp_path, TRAITS, 2, "mine@1", seconds_per_part=1.0) as recorder:
         recorder.begin_episode(0)
         decide(recorder, 0)
         assert part_numbers(tmp_path / "decisions") == []
-        time.sleep(0.06)
+        time.sleep(1.1)
         decide(recorder, 1)
         assert len(pq.read_table(tmp_path / "decisions" / "000000.parquet", partitioning=None)) == 2
 

@@ -165,11 +165,16 @@ def test_no_server_outlives_its_parent(number, state, tmp_path):
 
 
 def test_no_server_outlives_a_parent_that_was_forked(tmp_path):
-    forking = HOLDER.replace("    time.sleep(600)", "    import os; os.fork(); time.sleep(6)")
+    """The fork holds copies of all that the parent holds."""
+    fork = "import os; fork = os.fork(); fork and print(fork, flush=True)"
+    forking = HOLDER.replace("    time.sleep(600)", f"    {fork}; time.sleep(600)")
     holder = start("-c", forking, str(tmp_path), "running")
     groups = [int(word) for word in holder.stdout.readline().split()]
-    time.sleep(0.5)  # for the fork, which holds copies of all that the parent holds
-    holder.kill()
-    for group in groups:
-        await_none(group, timeout_s=3.0)
+    fork = int(holder.stdout.readline())
+    try:
+        holder.kill()
+        for group in groups:
+            await_none(group)
+    finally:
+        os.kill(fork, signal.SIGKILL)
     holder.communicate(timeout=60)
