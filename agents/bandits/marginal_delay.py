@@ -23,6 +23,7 @@ from envs.observation import (
     ARRIVALS_PER_S,
     ENCODED_NAMES,
     INSTANCE_FEATURES,
+    NUM_IN_FLIGHT_PREFILLS,
     NUM_PROMPT_TOKENS,
     NUM_UNCACHED_TOKENS,
     PREFILL_TOKENS_PER_S,
@@ -34,19 +35,19 @@ from envs.observation import (
 KIND = "marginal_delay"
 PRIOR: Mapping[str, float] = MappingProxyType(
     {
-        "own": 0.85,
+        "own": 0.87,
         "own_attention": 1.0,
-        "own_beside": 1.0,
-        "ahead": 0.35,
-        "ahead_attention": 0.3,
-        "ahead_beside": 0.5,
+        "own_beside": 0.2,
+        "ahead": 0.87,
+        "ahead_attention": 0.9,
+        "ahead_beside": 0.2,
         "room": 1.0,
         "others": 0.0,
         "step": 1.0,
         "floor": 0.02,
     }
 )
-"""Weights of the terms about where learning in emulation ends: of work ahead, half is done already."""
+"""Weights of the terms about where learning in emulation ends."""
 TIE_TOLERANCE = 1e-6
 _NUM_PROMPT_TOKENS = ENCODED_NAMES.index("num_prompt_tokens")
 
@@ -62,7 +63,15 @@ class MarginalDelay:
 
         W + S + externality * λ * (W S + S² / 2)
 
-    with λ the instance's share, by its speed, of the arrivals.
+    with λ how many come there. Were it the instance's share of all arrivals, by its speed, long prompts would
+    be spread evenly, and delay many short ones wherever there is a queue. But few come to an instance whose
+    queue is of few long prompts. So λ is what the queue tells, the m prompts that came within W, beside
+    ``prior_arrivals`` at that share (the mean of λ under a Gamma prior and Poisson arrivals)::
+
+        λ = (m + prior_arrivals) / (W + prior_arrivals / share)
+
+    Under overload long prompts then gather on a few instances and short ones pass them by; with next to no
+    queue λ is the share.
 
     The weights' prior is what they end at in emulation, so that it decides sensibly from the first request.
 
@@ -72,6 +81,7 @@ class MarginalDelay:
         forgetting: Weight of the past per sample, in (0, 1]; 1 remembers all.
         grain_s: TTFTs far below this one count alike, those above by their relative error.
         externality: Weight of the others' delay; 0: a selfish request, 1: their sum as it is.
+        prior_arrivals: Requests by which the queue must be long to tell who comes there; many: even shares.
         half_turnovers: See ``Survival``.
         slope: See ``Survival``.
         pace_memory: See ``Pace``; 0: all instances are taken to be as their profiles say.
@@ -82,10 +92,11 @@ class MarginalDelay:
     def __init__(
         self,
         prior: Mapping[str, float] = PRIOR,
-        ridge: float = 100.0,
+        ridge: float = 30.0,
         forgetting: float = 0.999,
         grain_s: float = 0.2,
         externality: float = 1.0,
+        prior_arrivals: float = 10.0,
         half_turnovers: float = 2.0,
         slope: float = 2.0,
         pace_memory: float = 30.0,
@@ -95,8 +106,8 @@ class MarginalDelay:
         if prior.keys() != set(TERMS):
             raise ValueError(f"prior has the terms {', '.join(prior)}, they must be {', '.join(TERMS)}")
         check_not_negative(externality=externality, pace_memory=pace_memory)
-        check_positive(max_ttft_s=max_ttft_s)
-        self.externality, self.max_ttft_s = externality, max_ttft_s
+        check_positive(max_ttft_s=max_ttft_s, prior_arrivals=prior_arrivals)
+        self.externality, self.prior_arrivals, self.max_ttft_s = externality, prior_arrivals, max_ttft_s
         self.model = NonnegativeModel([prior[name] for name in TERMS], ridge, forgetting, grain_s)
         self.survival = Survival(half_turnovers, slope)
         self._pace = Pace(pace_memory) if pace_memory else None
@@ -138,7 +149,9 @@ class MarginalDelay:
         parts = [weight * term for weight, term in zip(self.model.weights.tolist(), terms, strict=True)]
         own_s, wait_s = pace * sum(parts[:NUM_OWN]), pace * sum(parts[NUM_OWN:])
         speed = np.maximum(instances[:, PREFILL_TOKENS_PER_S], 1.0) / pace
-        arrivals_per_s = request[ARRIVALS_PER_S] * speed / speed.sum()
+        share_per_s = request[ARRIVALS_PER_S] * speed / speed.sum()
+        num_seen = instances[:, NUM_IN_FLIGHT_PREFILLS] + self.prior_arrivals
+        arrivals_per_s = num_seen * share_per_s / (wait_s * share_per_s + self.prior_arrivals)
         others_s = arrivals_per_s * own_s * (wait_s + 0.5 * own_s)
         return wait_s + own_s + self.externality * others_s
 

@@ -1,18 +1,18 @@
 """What a request's first token waits for, each part in seconds by the profile: the terms of a model of TTFT.
 
-With P the profile's prefill speed (one prompt of 2048 tokens alone), n the prompt's tokens, u those of them
-that must be computed, U, N and m the uncached tokens, prompt tokens and number of the prompts ahead, D the
-tokens of context being decoded and K those of the KV cache:
+With P the profile's prefill speed (one prompt of 2048 tokens alone), d its decode step (of 32,768 tokens of
+context), n the prompt's tokens, u those of them that must be computed, U, N and m the uncached tokens, prompt
+tokens and number of the prompts ahead, D the tokens of context being decoded and K those of the KV cache:
 
 ===============  =====================================  ==================================================
 term             seconds                                why
 ===============  =====================================  ==================================================
 own              u / P                                  linear layers
 own_attention    q u (n - u / 2) / P                    each token attends to all before it
-own_beside       u / P * D / K                          decodes share the steps; their context is read too
-ahead            U / P                                  first come, first served
-ahead_attention  q U (N - U / 2) / (m P)                likewise, of m prompts of one length
-ahead_beside     U / P * D / K                          likewise
+own_beside       (u / 2048) d D / 32768                 decodes share the steps; their context is read too
+ahead            V / P, V = U (1 - 1 / 2m)              first come, first served; the first is half done
+ahead_attention  q V (N - U / 2) / (m P)                likewise, of m prompts of one length
+ahead_beside     (V / 2048) d D / 32768                 likewise
 room             max(D + N + n - 0.9 K, 0) / tokens/s   until enough blocks are free
 others           2048 * num_waiting / P                 what other routers sent, as of the last scrape
 step             decode_step_s                          the step under way
@@ -20,7 +20,8 @@ floor            1                                      network, server, schedul
 ===============  =====================================  ==================================================
 
 q is 6e-5 per token: of the roofline profiles of Llama-3.1-8B, prefill_attention_s / token_s lies between
-5.3e-5 (A100) and 8.7e-5 (L40S). It weighs two terms and is not learned; their weights are.
+5.3e-5 (A100) and 8.7e-5 (L40S). It weighs two terms and is not learned; their weights are. So is how many
+tokens a step prefills, 2048 here, and how much of d is the reading of context.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ TERMS = (
 NUM_OWN = 3
 """The first terms are the request's own work, the others what it waits for."""
 ATTENTION_PER_TOKEN = 6e-5
+TOKENS_PER_STEP = 2048.0
+PROFILED_CONTEXT = 16 * 2048.0
+"""Tokens of context in the step that ``decode_step_s`` says."""
 FULL = 0.9
 """Share of the KV cache from which on a request is taken to wait for room."""
 SLOWEST_TURNOVER_S = 100.0
@@ -100,19 +104,20 @@ def terms_of(load: Load) -> list[Any]:
     """``TERMS`` in their order, seconds, ``[num_instances]`` each (the last is 1); arrays may be traced."""
     speed, capacity = load.prefill_tokens_per_s, load.num_kv_cache_tokens
     to_compute = np.maximum(load.num_prompt_tokens - load.num_cached_tokens, 0.0)
-    own, ahead = to_compute / speed, load.num_uncached_ahead / speed
+    to_wait_for = load.num_uncached_ahead * (1.0 - 0.5 / load.num_prompts_ahead)
+    own, ahead = to_compute / speed, to_wait_for / speed
     context = np.maximum(load.num_prompt_tokens - 0.5 * to_compute, 0.0)
     context_ahead = np.maximum(load.num_tokens_ahead - 0.5 * load.num_uncached_ahead, 0.0)
-    decoding = load.num_decoding_tokens / capacity
+    beside_s = load.decode_step_s * load.num_decoding_tokens / (TOKENS_PER_STEP * PROFILED_CONTEXT)
     wanted = load.num_decoding_tokens + load.num_tokens_ahead + load.num_prompt_tokens
     freed_per_s = np.maximum(load.throughput_tokens_per_s, capacity / SLOWEST_TURNOVER_S)
     return [
         own,
         ATTENTION_PER_TOKEN * own * context,
-        own * decoding,
+        to_compute * beside_s,
         ahead,
         ATTENTION_PER_TOKEN * ahead * context_ahead / load.num_prompts_ahead,
-        ahead * decoding,
+        to_wait_for * beside_s,
         np.maximum(wanted - FULL * capacity, 0.0) / freed_per_s,
         2048.0 * load.num_waiting / speed,
         load.decode_step_s,

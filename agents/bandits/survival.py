@@ -2,7 +2,8 @@
 
 A router's index remembers what it sent where, and cannot see what was evicted since. An instance's cache is
 turned over in (K - held) / throughput seconds: least recently used blocks go first, so that a prefix last
-used longer ago than that is gone. Not sharply: requests come unevenly, and long ones in one go.
+used longer ago than that is gone, and none before: what is found cached is no new content, so that one
+turnover takes longer than that. Not sharply: requests come unevenly, and long ones in one go.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from envs.observation import (
     RECENT_TOKENS_PER_S,
 )
 
+SAFE = 1.0
+"""Turnovers up to which everything is left."""
 LEAST_FREE = 0.1
 """Share of the cache that is taken to be free for prefixes at least."""
 
@@ -38,20 +41,22 @@ def turnovers_of(instances: Any) -> Any:
 
 
 class Survival:
-    """Share of a match that is left after so many turnovers: ``1 / (1 + exp(offset) * turnovers^slope)``.
+    """Share of a match left after so many turnovers: ``1 / (1 + exp(offset) * (turnovers - SAFE)^slope)``.
 
-    A logistic regression on log turnovers, learned by online Newton steps from a prior that counts as so
-    many matches.
+    A logistic regression on the log of the turnovers beyond ``SAFE``, learned by online Newton steps from a
+    prior that counts as so many matches.
 
     Args:
-        half_turnovers: After which half is left, before the first sample.
+        half_turnovers: After which half is left, before the first sample; more than ``SAFE``.
         slope: How sharply, before the first sample.
         prior_matches: Weight of the prior.
     """
 
     def __init__(self, half_turnovers: float = 2.0, slope: float = 2.0, prior_matches: float = 20.0) -> None:
-        check_positive(half_turnovers=half_turnovers, slope=slope, prior_matches=prior_matches)
-        self.weights = np.array([-slope * np.log(half_turnovers), slope])
+        check_positive(slope=slope, prior_matches=prior_matches)
+        if not SAFE < half_turnovers < float("inf"):
+            raise ValueError(f"half_turnovers is {half_turnovers}, it must be a finite number above {SAFE}")
+        self.weights = np.array([-slope * np.log(half_turnovers - SAFE), slope])
         self.precision = 0.25 * prior_matches * np.eye(2)
 
     def share(self, turnovers: Any) -> Any:
@@ -78,5 +83,5 @@ class Survival:
 
 
 def _log(turnovers: Any) -> Any:
-    """Logarithm within ±7, from below 0.001 turnovers, which are none, to over 1000; traced as log1p."""
-    return np.log1p(np.minimum(np.maximum(turnovers, 1e-3), 1e3) - 1.0)
+    """Logarithm of those beyond ``SAFE`` within ±7: 0.001 are none, 1000 all; traced as log1p."""
+    return np.log1p(np.minimum(np.maximum(turnovers - SAFE, 1e-3), 1e3) - 1.0)

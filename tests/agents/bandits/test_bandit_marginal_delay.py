@@ -15,9 +15,10 @@ from .two_speed_fleet import outcome
 ONLY_WORK = {**dict.fromkeys(PRIOR, 0.0), "own": 1.0, "ahead": 1.0}
 
 
-def observation(ahead, uncached, num_prompt_tokens=1000, speeds=1000.0, arrivals_per_s=0.0):
+def observation(ahead, uncached, num_prompt_tokens=1000, speeds=1000.0, arrivals_per_s=0.0, num_ahead=1):
     instances = np.zeros((len(ahead), len(table.INSTANCE_FEATURES)), np.float32)
     instances[:, table.NUM_IN_FLIGHT_UNCACHED_TOKENS] = ahead
+    instances[:, table.NUM_IN_FLIGHT_PREFILLS] = num_ahead
     instances[:, table.NUM_UNCACHED_TOKENS] = uncached
     instances[:, table.PREFILL_TOKENS_PER_S] = speeds
     instances[:, table.NUM_KV_CACHE_TOKENS] = 1e6
@@ -43,19 +44,40 @@ def env():
 
 
 def test_costs_computed_by_hand():
-    policy = make(prior=ONLY_WORK)
-    seen = observation(ahead=[3000, 0], uncached=[200, 1000], speeds=[1000, 500], arrivals_per_s=0.6)
-    # W + S + lambda (W S + S^2 / 2), of 0.6 arrivals two thirds to the faster one
-    first = 3.0 + 0.2 + 0.4 * (3.0 * 0.2 + 0.2**2 / 2)
-    second = 0.0 + 2.0 + 0.2 * (0.0 + 2.0**2 / 2)
+    policy = make(prior=ONLY_WORK, prior_arrivals=4.0)
+    seen = observation(
+        ahead=[3000, 0], uncached=[200, 1000], speeds=[1000, 500], arrivals_per_s=0.6, num_ahead=[2, 0]
+    )
+    wait_s = 3.0 * 0.75  # the first of two is half done
+    # Of 0.6 arrivals two thirds to the faster one, where however only two came within the wait.
+    first_per_s, second_per_s = (2 + 4) / (wait_s + 4 / 0.4), (0 + 4) / (0.0 + 4 / 0.2)
+    first = wait_s + 0.2 + first_per_s * (wait_s * 0.2 + 0.2**2 / 2)
+    second = 0.0 + 2.0 + second_per_s * (0.0 + 2.0**2 / 2)
     np.testing.assert_allclose(policy.act(seen).scores, [-first, -second], rtol=1e-6)
     selfish = make(prior=ONLY_WORK, externality=0.0)
-    np.testing.assert_allclose(selfish.act(seen).scores, [-3.2, -2.0], rtol=1e-6)
+    np.testing.assert_allclose(selfish.act(seen).scores, [-2.45, -2.0], rtol=1e-6)
+
+
+def test_a_long_prompt_goes_where_few_wait():
+    """Of two queues of as many tokens it joins that of one long prompt, and short ones keep to the other."""
+    queues = {"ahead": [20_000, 20_000], "num_ahead": [1, 20], "arrivals_per_s": 2.0}
+    long = observation(uncached=[8000, 8000], num_prompt_tokens=8000, **queues)
+    long["instances"][0, table.NUM_IN_FLIGHT_UNCACHED_TOKENS] *= 1.95  # so that the wait is the same
+    costs = -make(prior=ONLY_WORK).act(long).scores
+    assert costs[0] < 0.95 * costs[1]
+    evenly = -make(prior=ONLY_WORK, prior_arrivals=1e9).act(long).scores
+    np.testing.assert_allclose(evenly[0], evenly[1], rtol=1e-6)
+    long["instances"][0, table.NUM_IN_FLIGHT_UNCACHED_TOKENS] *= 1.3
+    short = {**long, "instances": long["instances"].copy(), "request": long["request"].copy()}
+    short["instances"][:, table.NUM_UNCACHED_TOKENS] = short["request"][table.NUM_PROMPT_TOKENS] = 200
+    policy = make(prior=ONLY_WORK)
+    assert policy.act(long).instance == 0
+    assert policy.act(short).instance == 1
 
 
 def test_work_that_a_match_saves_is_worth_more_where_others_come():
     """Alone it goes where its first token comes first, among many to who has its prefix."""
-    seen = observation(ahead=[1900, 1000], uncached=[100, 900], arrivals_per_s=0.0)
+    seen = observation(ahead=[3800, 2000], uncached=[100, 900], arrivals_per_s=0.0)
     assert make(prior=ONLY_WORK).act(seen).instance == 1
     seen["request"][table.ARRIVALS_PER_S] = 4.0
     assert make(prior=ONLY_WORK).act(seen).instance == 0
@@ -72,7 +94,7 @@ def test_learns_the_weights_of_what_it_waits_for():
         num_tokens, ahead = (int(number) for number in rng.integers(100, 5000, 2))
         seen = observation([ahead], [num_tokens], num_tokens)
         row = encode(*(seen[name] for name in ("instances", "request", "mask")))[0]
-        policy.learn(row, 0.5 * num_tokens / 1000 + 0.25 * ahead / 1000 + 0.05)
+        policy.learn(row, 0.5 * num_tokens / 1000 + 0.5 * ahead / 2 / 1000 + 0.05)
     cost_s = -policy.act(observation([2000], [1000], 1000)).scores[0]
     np.testing.assert_allclose(cost_s, 0.5 + 0.5 + 0.05, rtol=0.05)
 
@@ -80,9 +102,12 @@ def test_learns_the_weights_of_what_it_waits_for():
 def test_learns_that_matches_are_gone():
     policy = make(prior=ONLY_WORK, pace_memory=0.0, ridge=1e6)
     seen = observation(ahead=[0], uncached=[200])
-    seen["instances"][:, [table.PREFIX_AGE_S, table.RECENT_TOKENS_PER_S]] = 100, 1e4  # one turnover
+    seen["instances"][:, [table.PREFIX_AGE_S, table.RECENT_TOKENS_PER_S]] = (
+        150,
+        1e4,
+    )  # turnovers: one and a half
     before = policy.act(seen)
-    np.testing.assert_allclose(before.scores, [-0.2 - 0.8 * 0.2], rtol=1e-6)  # 1 / (1 + (1 / 2)^2) is left
+    np.testing.assert_allclose(before.scores, [-0.2 - 0.8 * 0.2], rtol=1e-6)  # 1 / (1 + (0.5 / 1)^2) is left
     for _ in range(300):
         policy.observe([outcome(policy._pending._next_id - 1, before, 1.0)])  # num_cached_tokens is 0
         before = policy.act(seen)
@@ -112,9 +137,10 @@ def test_routes_a_mixed_fleet_better_than_the_rule_from_the_start():
     [
         ("prior", {"own": 1.0}),
         ("externality", -1.0),
+        ("prior_arrivals", 0.0),
         ("pace_memory", -1.0),
         ("max_ttft_s", 0.0),
-        ("half_turnovers", 0.0),
+        ("half_turnovers", 1.0),
         ("ridge", 0.0),
         ("max_pending", 0),
     ],

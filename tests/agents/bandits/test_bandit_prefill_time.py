@@ -32,10 +32,10 @@ def test_terms_computed_by_hand():
     expected = {
         "own": 3.0,
         "own_attention": 6e-5 * 3.0 * 25_000,
-        "own_beside": 1.5,
-        "ahead": 0.4,
-        "ahead_attention": 6e-5 * 0.4 * 6000 / 2,
-        "ahead_beside": 0.2,
+        "own_beside": 30_000 / 2048 * 0.02 * 50_000 / 32_768,
+        "ahead": 0.3,  # the first of two is half done
+        "ahead_attention": 6e-5 * 0.3 * 6000 / 2,
+        "ahead_beside": 3000 / 2048 * 0.02 * 50_000 / 32_768,
         "room": 8000 / 2000,  # 98,000 are wanted, 90,000 are there
         "others": 0.6144,
         "step": 0.02,

@@ -19,13 +19,13 @@ def test_turnovers_computed_by_hand():
 
 def test_the_prior_says_where_half_is_left():
     survival = Survival(half_turnovers=3.0, slope=2.0)
-    shares = survival.share(np.array([0.0, 1.0, 3.0, 9.0, 1e9]))
-    np.testing.assert_allclose(shares, [1.0, 0.9, 0.5, 0.1, 0.0], atol=1e-4)
+    shares = survival.share(np.array([0.0, 1.0, 3.0, 7.0, 1e9]))
+    np.testing.assert_allclose(shares, [1.0, 1.0, 0.5, 0.1, 0.0], atol=1e-4)  # 1 / (1 + (6 / 2)^2)
 
 
 def test_learns_what_is_left():
     rng = np.random.default_rng(0)
-    survival, truth = Survival(half_turnovers=2.0, slope=1.0), Survival(half_turnovers=0.5, slope=3.0)
+    survival, truth = Survival(half_turnovers=4.0, slope=1.0), Survival(half_turnovers=1.8, slope=2.0)
     for turnovers in np.exp(rng.uniform(-3, 2, 3000)):
         survival.update(turnovers, float(rng.random() < truth.share(turnovers)))
     grid = np.exp(np.linspace(-3, 2, 20))
@@ -41,7 +41,7 @@ def test_an_older_match_is_never_worth_more():
     assert (np.diff(shares) <= 0).all()
 
 
-@pytest.mark.parametrize("name", ["half_turnovers", "slope", "prior_matches"])
-def test_refuses_bad_settings_by_name(name):
+@pytest.mark.parametrize(("name", "value"), [("half_turnovers", 1.0), ("slope", 0.0), ("prior_matches", 0.0)])
+def test_refuses_bad_settings_by_name(name, value):
     with pytest.raises(ValueError, match=name):
-        Survival(**{name: 0.0})
+        Survival(**{name: value})
