@@ -73,6 +73,11 @@ class MarginalDelay:
     Under overload long prompts then gather on a few instances and short ones pass them by; with next to no
     queue λ is the share.
 
+    A prefix that is computed anew elsewhere also takes up cache there a second time, and prefixes that are
+    spread thus push each other out until none is found. So an instance that the router's index takes for a
+    prefix's home, whether or not it is still cached, has a credit of ``home`` times the (linear) work that
+    its match would save.
+
     The weights' prior is what they end at in emulation, so that it decides sensibly from the first request.
 
     Args:
@@ -82,6 +87,7 @@ class MarginalDelay:
         grain_s: TTFTs far below this one count alike, those above by their relative error.
         externality: Weight of the others' delay; 0: a selfish request, 1: their sum as it is.
         prior_arrivals: Requests by which the queue must be long to tell who comes there; many: even shares.
+        home: Credit of where the prefix was sent before, in units of the work that its match saves.
         half_turnovers: See ``Survival``.
         slope: See ``Survival``.
         pace_memory: See ``Pace``; 0: all instances are taken to be as their profiles say.
@@ -97,6 +103,7 @@ class MarginalDelay:
         grain_s: float = 0.2,
         externality: float = 1.0,
         prior_arrivals: float = 10.0,
+        home: float = 3.0,
         half_turnovers: float = 2.0,
         slope: float = 2.0,
         pace_memory: float = 30.0,
@@ -105,9 +112,10 @@ class MarginalDelay:
     ) -> None:
         if prior.keys() != set(TERMS):
             raise ValueError(f"prior has the terms {', '.join(prior)}, they must be {', '.join(TERMS)}")
-        check_not_negative(externality=externality, pace_memory=pace_memory)
+        check_not_negative(externality=externality, home=home, pace_memory=pace_memory)
         check_positive(max_ttft_s=max_ttft_s, prior_arrivals=prior_arrivals)
-        self.externality, self.prior_arrivals, self.max_ttft_s = externality, prior_arrivals, max_ttft_s
+        self.externality, self.prior_arrivals, self.home = externality, prior_arrivals, home
+        self.max_ttft_s = max_ttft_s
         self.model = NonnegativeModel([prior[name] for name in TERMS], ridge, forgetting, grain_s)
         self.survival = Survival(half_turnovers, slope)
         self._pace = Pace(pace_memory) if pace_memory else None
@@ -153,7 +161,8 @@ class MarginalDelay:
         num_seen = instances[:, NUM_IN_FLIGHT_PREFILLS] + self.prior_arrivals
         arrivals_per_s = num_seen * share_per_s / (wait_s * share_per_s + self.prior_arrivals)
         others_s = arrivals_per_s * own_s * (wait_s + 0.5 * own_s)
-        return wait_s + own_s + self.externality * others_s
+        home_s = float(self.model.weights[0]) * matched / speed
+        return wait_s + own_s + self.externality * others_s - self.home * home_s
 
     def observe(self, completions: Sequence[Feedback]) -> None:
         """Learn from each decision's own outcome."""

@@ -44,7 +44,7 @@ def env():
 
 
 def test_costs_computed_by_hand():
-    policy = make(prior=ONLY_WORK, prior_arrivals=4.0)
+    policy = make(prior=ONLY_WORK, home=0.0, prior_arrivals=4.0)
     seen = observation(
         ahead=[3000, 0], uncached=[200, 1000], speeds=[1000, 500], arrivals_per_s=0.6, num_ahead=[2, 0]
     )
@@ -54,8 +54,16 @@ def test_costs_computed_by_hand():
     first = wait_s + 0.2 + first_per_s * (wait_s * 0.2 + 0.2**2 / 2)
     second = 0.0 + 2.0 + second_per_s * (0.0 + 2.0**2 / 2)
     np.testing.assert_allclose(policy.act(seen).scores, [-first, -second], rtol=1e-6)
-    selfish = make(prior=ONLY_WORK, externality=0.0)
+    selfish = make(prior=ONLY_WORK, home=0.0, externality=0.0)
     np.testing.assert_allclose(selfish.act(seen).scores, [-2.45, -2.0], rtol=1e-6)
+
+
+def test_the_home_of_a_prefix_has_a_credit_even_where_it_may_be_gone():
+    seen = observation(ahead=[0, 0], uncached=[200, 1000], speeds=[1000, 500])
+    seen["instances"][0, [table.PREFIX_AGE_S, table.RECENT_TOKENS_PER_S]] = 3600, 1e6
+    plain, credited = (make(prior=ONLY_WORK, home=home).act(seen).scores for home in (0.0, 3.0))
+    np.testing.assert_allclose(plain, [-1.0, -2.0], rtol=1e-3)
+    np.testing.assert_allclose(credited - plain, [3.0 * 0.8, 0.0], rtol=1e-6)
 
 
 def test_a_long_prompt_goes_where_few_wait():
@@ -63,14 +71,14 @@ def test_a_long_prompt_goes_where_few_wait():
     queues = {"ahead": [20_000, 20_000], "num_ahead": [1, 20], "arrivals_per_s": 2.0}
     long = observation(uncached=[8000, 8000], num_prompt_tokens=8000, **queues)
     long["instances"][0, table.NUM_IN_FLIGHT_UNCACHED_TOKENS] *= 1.95  # so that the wait is the same
-    costs = -make(prior=ONLY_WORK).act(long).scores
+    costs = -make(prior=ONLY_WORK, home=0.0).act(long).scores
     assert costs[0] < 0.95 * costs[1]
-    evenly = -make(prior=ONLY_WORK, prior_arrivals=1e9).act(long).scores
+    evenly = -make(prior=ONLY_WORK, home=0.0, prior_arrivals=1e9).act(long).scores
     np.testing.assert_allclose(evenly[0], evenly[1], rtol=1e-6)
     long["instances"][0, table.NUM_IN_FLIGHT_UNCACHED_TOKENS] *= 1.3
     short = {**long, "instances": long["instances"].copy(), "request": long["request"].copy()}
     short["instances"][:, table.NUM_UNCACHED_TOKENS] = short["request"][table.NUM_PROMPT_TOKENS] = 200
-    policy = make(prior=ONLY_WORK)
+    policy = make(prior=ONLY_WORK, home=0.0)
     assert policy.act(long).instance == 0
     assert policy.act(short).instance == 1
 
@@ -78,9 +86,9 @@ def test_a_long_prompt_goes_where_few_wait():
 def test_work_that_a_match_saves_is_worth_more_where_others_come():
     """Alone it goes where its first token comes first, among many to who has its prefix."""
     seen = observation(ahead=[3800, 2000], uncached=[100, 900], arrivals_per_s=0.0)
-    assert make(prior=ONLY_WORK).act(seen).instance == 1
+    assert make(prior=ONLY_WORK, home=0.0).act(seen).instance == 1
     seen["request"][table.ARRIVALS_PER_S] = 4.0
-    assert make(prior=ONLY_WORK).act(seen).instance == 0
+    assert make(prior=ONLY_WORK, home=0.0).act(seen).instance == 0
 
 
 def test_first_request_goes_to_the_least_work():
@@ -100,7 +108,7 @@ def test_learns_the_weights_of_what_it_waits_for():
 
 
 def test_learns_that_matches_are_gone():
-    policy = make(prior=ONLY_WORK, pace_memory=0.0, ridge=1e6)
+    policy = make(prior=ONLY_WORK, home=0.0, pace_memory=0.0, ridge=1e6)
     seen = observation(ahead=[0], uncached=[200])
     seen["instances"][:, [table.PREFIX_AGE_S, table.RECENT_TOKENS_PER_S]] = (
         150,
@@ -138,6 +146,7 @@ def test_routes_a_mixed_fleet_better_than_the_rule_from_the_start():
         ("prior", {"own": 1.0}),
         ("externality", -1.0),
         ("prior_arrivals", 0.0),
+        ("home", -1.0),
         ("pace_memory", -1.0),
         ("max_ttft_s", 0.0),
         ("half_turnovers", 1.0),
