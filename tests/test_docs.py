@@ -32,6 +32,12 @@ def navigation(entry):
             yield from navigation(each)
 
 
+def composed(program, overrides):
+    register()
+    with initialize_config_module("conf", version_base="1.3"):
+        return compose(program, [*overrides, "directory=somewhere"])
+
+
 @pytest.fixture(scope="module")
 def tables():
     """The hook that fills tables into pages."""
@@ -52,9 +58,10 @@ def test_every_scenario_is_in_the_page_of_routebench(tables):
         row[1].strip("` "): row for row in (line.split("|") for line in page.splitlines()) if len(row) == 8
     }
     assert rows.keys() >= set(names())
+    capacity = composed("evaluate", ["experiment=bench/equal"]).scenario.capacity_per_s
     assert [cell.strip() for cell in rows["overload"][2:7]] == [
         "A fifth more requests than the fleet bears; else as equal.",
-        *("`h100x8`", "`generated`", "120", "11.8"),
+        *("`h100x8`", "`generated`", "120", f"{capacity:g}"),
     ]
 
 
@@ -72,23 +79,19 @@ def test_notebooks_are_kept_without_outputs(path):
 
 
 @pytest.mark.parametrize("page", TEXT)
-def test_what_a_page_tells_to_run_is_there(page):
+def test_what_a_page_tells_to_run_or_read_is_there(page):
+    text = TEXT[page]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(
-        r"\bmake ([a-z]+[a-z-]*)", "\n".join(re.findall(r"^    .*|`[^`]+`", TEXT[page], re.M))
-    ):
+    code = "\n".join(re.findall(r"^    .*|`[^`]+`", text, re.M))
+    for target in re.findall(r"\bmake ([a-z]+[a-z-]*)", code):
         assert re.search(rf"^{target}:", makefile, re.M), target
-    for module in re.findall(r"python -m ((?:agents|adversary|envs|tests)[\w.]*)", TEXT[page]):
+    for module in re.findall(r"python -m ((?:agents|adversary|envs|tests)[\w.]*)", text):
         assert find_spec(module), module
-    for path in re.findall(
-        r"`((?:agents|adversary|conf|docs|envs|reward|runs/reference|tests)/[\w./]*)`", TEXT[page]
-    ):
+    for path in re.findall(r"`((?:agents|adversary|conf|docs|envs|reward|tests)/[\w./]*)`", text):
         assert (ROOT / path).exists(), path
 
 
 @pytest.mark.parametrize("command", [each for each in COMMANDS if " -m " not in each])
 def test_commands_compose(command):
-    register()
     program, *overrides = shlex.split(command, comments=True)
-    with initialize_config_module("conf", version_base="1.3"):
-        compose(program.removeprefix("routegym-"), [*overrides, "directory=somewhere"])
+    assert composed(program.removeprefix("routegym-"), overrides)
