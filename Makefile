@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo distill reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router routebench tune-routebench reference-routebench reliability memory many-routers served fuzz parity plugs sweeps golden lint types clean
+.PHONY: help demo check-demo docs distill reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router routebench tune-routebench reference-routebench reliability memory many-routers served fuzz parity plugs sweeps golden lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -55,6 +55,13 @@ browser:  ## Install the browser in which the report is tested, where it is miss
 
 test: $(VENV)/.installed browser  ## Run the tests.
 	$(BIN)/python -m pytest
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+docs: $(VENV)/.installed-docs  ## Make the documentation in build/site, its tutorials run (a minute or two).
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # What pip would choose, so that it need not: without torchvision, torchaudio and torchcodec, whose wheels want a
 # CUDA build of torch and break the import of vLLM, which does without them. Compiled here, once: the servers'

@@ -104,7 +104,7 @@ def test_constraints_pin_what_is_required():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
     extras = PROJECT["project"]["optional-dependencies"]
-    required = [*PROJECT["project"]["dependencies"], *extras["dev"]]
+    required = [*PROJECT["project"]["dependencies"], *extras["dev"], *extras["docs"]]
     assert {re.split(r"[<>=!~\[; ]", name)[0].lower() for name in required} <= pinned
 
 
