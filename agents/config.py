@@ -227,6 +227,9 @@ class DistillConfig:
     seed: int = MISSING
     num_rounds: int = MISSING
     num_decisions: int = MISSING
+    num_taught: int = MISSING
+    tuned: Optional[str] = None  # noqa: UP045
+    tuned_for: Optional[str] = None  # noqa: UP045
     seeds: list[int] = MISSING
     measured: dict[str, Any] = field(default_factory=dict)
     warmup_s: float = MISSING
@@ -237,6 +240,7 @@ class DistillConfig:
     workload: Any = MISSING
     reward: Any = MISSING
     world: Any = None
+    scenario: Optional[ScenarioConfig] = None  # noqa: UP045
 
 
 def register() -> None:

@@ -1,7 +1,8 @@
 """``python -m agents.distill``: a policy as a rule that a person can read, and what it loses by it.
 
     python -m agents.distill run=runs/demo/maskable_ppo-0 name=ppo +measured.part=test
-    python -m agents.distill policy=llmd_affinity
+    python -m agents.distill experiment=bench/fast_slow policy=marginal_delay
+    python -m agents.distill experiment=bench/fast_slow run=runs/train/marginal_delay-0
 
 Each student (``conf/student``) learns a rule from the teacher (``agents.distill.dagger``). Then the teacher,
 the students' rules and some hand-made rules route the same streams, which nothing was learned from. In the
@@ -9,19 +10,22 @@ run's directory then lie
 
 * ``<student>/``: its rule for people and in three languages, ``rule.txt``, ``rule.py``, ``rule.go`` and
   ``rule.cel``, and as a ``bundle`` (``agents.export``), to be evaluated or attacked as ``agent=bundle``;
+* ``teacher/``: what a learner that had no run learned;
 * ``attempts.parquet``: one row per rule that a student tried;
 * ``cells/``, ``results.parquet``: as of ``agents.evaluate``;
 * ``distill.json``, ``table.md``: means over seeds, each against the best of the hand-made rules, and how much
   of the teacher's gain over that one the students keep, with 95 % intervals.
 
-A teacher that learns while it routes does not while it is learned from; measured, it goes on learning. All
-but the decision times in ``cells/*.json`` are the same bytes for the same config.
+A teacher that learns while it routes does not while it is learned from; measured, it goes on learning. In a
+scenario of the benchmark all learning is from requests of training, and ``scenario.split`` says on whose
+requests is measured. All but the decision times in ``cells/*.json`` are the same bytes for the same config.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,20 +35,24 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from agents import cells
+from agents.benchmark import tuned
+from agents.benchmark.scenario import select
 from agents.build_env import build_env
 from agents.config import register, register_policy_group
+from agents.defences.defence import innermost, learns
 from agents.distill import report
 from agents.distill.dagger import Distillation, distil
 from agents.distill.expression import num_nodes
 from agents.distill.kept import best_rule, kept
 from agents.distill.policy import Distilled
-from agents.distill.rule_files import BUNDLE, write_rule, write_text
+from agents.distill.rule_files import BUNDLE, Written, write_rule, write_text
 from agents.distill.texts.formula import formula_text
 from agents.export.parity import observe
 from agents.files import write_json, write_parquet
 from agents.hyperparameters import check_counts
 from agents.metrics import figures
-from agents.policy import Policy
+from agents.online import CHECKPOINT, learn_online
+from agents.policy import Trainable
 from agents.program import program
 from agents.run_directory import claim
 from agents.summary import summarise
@@ -60,13 +68,16 @@ class Teacher(NamedTuple):
     """Whom to imitate, and where."""
 
     name: str
-    policy: Policy
+    agent: Any
+    """As built, before it learned anything."""
     node: Any
     """Of the config that it was built from."""
     run: str | None
     """Directory of its training run."""
     world: DictConfig
     """Config of the world that it is learned from in: ``agents.training_run.WORLD``."""
+    measured: DictConfig
+    """Of that in which all are measured, but for ``measured``."""
 
 
 def distill(config: DictConfig, given: set[str]) -> dict[str, Any]:
@@ -78,10 +89,14 @@ def distill(config: DictConfig, given: set[str]) -> dict[str, Any]:
     """
     _check(config)
     teacher = _teacher(config, given)
-    _check_names(config, teacher.name)
-    measured = _measured(config, teacher)
+    rules = _rules(config)
+    _check_names(config, teacher.name, rules)
+    measured = _measured(config, teacher, rules)
     directory = claim(config, ())  # cells know themselves what they are of; all else is made anew
-    learned = _learned(config, teacher, directory)
+    if teacher.run is None and learns(teacher.agent):
+        teacher = teacher._replace(run=str(_taught(config, teacher, directory / "teacher")))
+        measured.trained = {teacher.name: teacher.run}
+    learned, written = _learned(config, teacher, directory)
     write_parquet(directory / "attempts.parquet", _attempts(learned))
     for name in learned:
         measured.policies[name] = {"_target_": LOAD, "directory": str(directory / name / BUNDLE)}
@@ -93,43 +108,68 @@ def distill(config: DictConfig, given: set[str]) -> dict[str, Any]:
         notes = side["workload_notes"]
     table = pd.DataFrame(results)
     write_parquet(directory / "results.parquet", table)
-    summary = _summary(config, teacher.name, learned, table) | {"workload_notes": notes}
+    summary = _summary(config, teacher.name, list(rules), learned, table) | {"workload_notes": notes}
     write_json(directory / "distill.json", summary)
     text = report.text(summary)
     write_text(directory / "table.md", text)
+    for rule in written:
+        rule.tell(report.results(summary))
     print(text)
     print(f"results: {directory}")
     return summary
 
 
-def _learned(config: DictConfig, teacher: Teacher, directory: Path) -> dict[str, Distillation]:
+def _taught(config: DictConfig, teacher: Teacher, directory: Path) -> Path:
+    """Let a learner learn while it routes, anew; return where its checkpoint lies."""
+    directory.mkdir(exist_ok=True)
+    (directory / CHECKPOINT).unlink(missing_ok=True)
+    learner, number = deepcopy(teacher.agent), config.num_taught
+    learn_online(
+        learner, lambda rank: build_env(teacher.world), config.seed, directory, number, number, _silent
+    )
+    return directory
+
+
+def _silent(num_decisions: int, figures: Mapping[str, float]) -> None:
+    """Show no progress."""
+
+
+def _learned(
+    config: DictConfig, teacher: Teacher, directory: Path
+) -> tuple[dict[str, Distillation], list[Written]]:
     """What each student learned; its rule is written down."""
     students = {str(name): build(node, f"students.{name}") for name, node in config.students.items()}
-    learned = {}
+    key = "agent" if teacher.run is not None else f"policies.{teacher.name}"
+    learned, written = {}, []
+    policy = policy_of(teacher.agent, None if teacher.run is None else Path(teacher.run), key)
     with closing(build_env(teacher.world)) as env:
         if not env.cluster.repeatable:
             raise ConfigError("cluster: a policy is distilled in emulation; give cluster=demo or another")
         for name, student in students.items():
-            learned[name] = distil(
-                env, teacher.policy, student, config.seed, config.num_rounds, config.num_decisions
+            learned[name] = distil(env, policy, student, config.seed, config.num_rounds, config.num_decisions)
+            distilled = Distilled(learned[name].rule)
+            written.append(
+                write_rule(
+                    directory / name,
+                    f"{teacher.name}_{name}",
+                    distilled,
+                    _made_of(config, teacher, name),
+                    config.max_instances,
+                    observe(env, distilled, config.seed, config.num_decisions),
+                )
             )
-            policy = Distilled(learned[name].rule)
-            write_rule(
-                directory / name,
-                f"{teacher.name}_{name}",
-                policy,
-                _made_of(config, teacher, name),
-                config.max_instances,
-                observe(env, policy, config.seed, config.num_decisions),
-            )
-    return learned
+    return learned, written
 
 
 def _summary(
-    config: DictConfig, teacher: str, learned: Mapping[str, Distillation], results: pd.DataFrame
+    config: DictConfig,
+    teacher: str,
+    rules: list[str],
+    learned: Mapping[str, Distillation],
+    results: pd.DataFrame,
 ) -> dict[str, Any]:
     """Means over seeds, and what the students keep."""
-    best = best_rule(results, [str(name) for name in config.rules])
+    best = best_rule(results, rules)
     students = {
         name: {
             "num_nodes": num_nodes(distilled.rule),
@@ -151,7 +191,7 @@ def _summary(
 def _check(config: DictConfig) -> None:
     """Refuse what would only fail after a while."""
     check_counts(num_rounds=config.num_rounds, num_decisions=config.num_decisions)
-    check_counts(num_workers=config.num_workers, max_instances=config.max_instances)
+    check_counts(num_taught=config.num_taught, num_workers=config.num_workers, max_instances=config.max_instances)
     if not config.students:
         raise ConfigError("students: there are none; add one with +student@students.NAME=OPTION")
     if not config.rules:
@@ -167,23 +207,48 @@ def _check(config: DictConfig) -> None:
             f"seeds: {seeds} must be different whole numbers from 0 to below seed ({config.seed}), from which"
             " on are those of the streams that are learned from; at least one"
         )
+    if (config.tuned is None) != (config.tuned_for is None):
+        raise ConfigError(
+            f"tuned, tuned_for: {config.tuned} and {config.tuned_for}; give both, or neither:"
+            " tuned=FILE tuned_for=NAME@LOAD"
+        )
     if not config.warmup_s >= 0:
         raise ConfigError(f"warmup_s: {config.warmup_s} must not be negative")
 
 
 def _teacher(config: DictConfig, given: set[str]) -> Teacher:
+    """The teacher, and its world: that of the scenario if one was given, else that of its run."""
+    training = deepcopy(config)
+    if config.scenario is not None:
+        training.scenario.split = "train"
     if config.run is None:
         name, node = next(iter(config.policies.items()))
-        policy = policy_of(build(node, f"policies.{name}"), None, f"policies.{name}")
-        return Teacher(str(name), policy, node, None, config)
+        agent = build(node, f"policies.{name}")
+        if isinstance(innermost(agent), Trainable):
+            policy_of(agent, None, f"policies.{name}")  # raises
+        return Teacher(str(name), agent, node, None, training, config)
     world = config_of(Path(config.run), config, given)
-    name = world.agent._target_.split(".")[-2]
-    policy = policy_of(build(world.agent, "agent"), Path(config.run), "agent")
-    return Teacher(name, policy, world.agent, config.run, world)
+    node = world.agent
+    name = node._target_.split(".")[-2]
+    worlds = (world, world) if config.scenario is None else (training, config)
+    agent = build(node, "agent")
+    policy_of(deepcopy(agent), Path(config.run), "agent")  # raises where nothing was trained
+    return Teacher(name, agent, node, config.run, *worlds)
 
 
-def _check_names(config: DictConfig, teacher: str) -> None:
-    names = [teacher, *config.students, *config.rules]
+def _rules(config: DictConfig) -> dict[str, Any]:
+    """What is compared with, with default constants and with tuned ones where there are any."""
+    rules = {str(name): OmegaConf.to_container(node) for name, node in config.rules.items()}
+    if config.tuned is None:
+        return rules
+    scenarios = select(config.tuned_for)
+    if len(scenarios) != 1:
+        raise ConfigError(f"tuned_for: {config.tuned_for} is several of the scenarios; write NAME@LOAD")
+    return tuned.with_tuned(rules, tuned.load(config.tuned), scenarios[0])
+
+
+def _check_names(config: DictConfig, teacher: str, rules: Mapping[str, Any]) -> None:
+    names = [teacher, *config.students, *rules]
     twice = sorted({str(name) for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(
@@ -192,9 +257,9 @@ def _check_names(config: DictConfig, teacher: str) -> None:
         )
 
 
-def _measured(config: DictConfig, teacher: Teacher) -> DictConfig:
+def _measured(config: DictConfig, teacher: Teacher, rules: Mapping[str, Any]) -> DictConfig:
     """What ``agents.cells`` makes of all but the students, which are added as bundles once they are there."""
-    plain: Any = OmegaConf.to_container(teacher.world, resolve=True)
+    plain: Any = OmegaConf.to_container(teacher.measured, resolve=True)
     world = {key: plain[key] for key in WORLD}
     world["workload"] |= OmegaConf.to_container(config.measured, resolve=True)
     measured = OmegaConf.create(
@@ -202,7 +267,7 @@ def _measured(config: DictConfig, teacher: Teacher) -> DictConfig:
             **world,
             "seeds": config.seeds,
             "num_workers": config.num_workers,
-            "policies": {teacher.name: teacher.node, **config.rules},
+            "policies": {teacher.name: teacher.node, **rules},
             "trained": {} if teacher.run is None else {teacher.name: teacher.run},
         }
     )

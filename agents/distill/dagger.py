@@ -3,7 +3,8 @@
 DAgger (Ross, Gordon, Bagnell: A Reduction of Imitation Learning and Structured Prediction to No-Regret Online
 Learning, AISTATS 2011) with VIPER's weights (``Lessons.stakes``). The teacher routes first. Then, round after
 round, the student routes, the teacher says what it thinks of the instances, and the student learns anew from
-all that was said so far. Weights or none, the rule is taken that routes best on streams set aside.
+all that was said so far: to lose as little as it can by its choices, as the teacher sees it. Weights or none,
+the rule is taken that routes best on streams set aside.
 """
 
 from __future__ import annotations
@@ -88,9 +89,8 @@ def distil(
         fitted = student.fit(learned)
         acting = Distilled(fitted[0])
         rules += [(rule, len(learned)) for rule in (*fitted, *student.fit(learned.levelled()))]
-    return Distillation(
-        [Attempt(rule, number, _ttft_mean_s(env, rule, seed, num_decisions)) for rule, number in rules]
-    )
+    ttft_mean_s = {rule: _ttft_mean_s(env, rule, seed, num_decisions) for rule in dict(rules)}
+    return Distillation([Attempt(rule, number, ttft_mean_s[rule]) for rule, number in rules])
 
 
 def _taught(env: RoutingEnv, teacher: Policy, acting: Policy | None, seed: int) -> Lessons:

@@ -27,6 +27,10 @@ Array: TypeAlias = Any
 """Float64, one number per instance or one for all; of a policy that is being exported a traced one."""
 
 
+MAX_LISTED = 12
+"""Branches of a tree whose answers are listed for all ways that they may turn out."""
+
+
 class View(Protocol):
     """What a rule is computed from."""
 
@@ -111,11 +115,12 @@ def _arithmetic(operator: str, left: Evaluate, right: Evaluate) -> Evaluate:
 
 
 def _tree(rule: Branch) -> Evaluate:
-    """A tree of numbers, all branches at once.
+    """A tree of numbers, all branches at once, as arithmetic that can be traced.
 
     An instance is in the leaf whose branches all turn out as they must. Count +1 for each of them that must
     hold and -1 for each that must not: summed over those that do hold, that is the number of those that must,
-    and less for any other leaf.
+    and less for any other leaf. For a tree of few branches the answer is looked up instead, by which of them
+    hold: that takes half the time.
     """
     tested = list(dict.fromkeys(tests(rule)))  # each once
     branches = _branches(rule)
@@ -130,10 +135,23 @@ def _tree(rule: Branch) -> Evaluate:
     values = np.array(costs)
     quantities = [_for_each(compiled(each), each.is_per_instance) for each in tested]
 
-    def evaluate(view: View) -> Array:
-        known = [quantity(view)[:, None] for quantity in quantities]
-        holds = np.concatenate([known[column] for column in columns], axis=1) <= thresholds
+    def answer(holds: Array) -> Array:
         return (holds.astype(np.float64) @ wanted == num_wanted).astype(np.float64) @ values
+
+    is_listed = len(branches) <= MAX_LISTED
+    powers = 2.0 ** np.arange(len(branches))
+    if is_listed:
+        answers = answer(np.arange(2 ** len(branches))[:, None] >> np.arange(len(branches)) & 1)
+    listed_thresholds = thresholds[:, None]
+
+    def evaluate(view: View) -> Array:
+        known = [quantity(view) for quantity in quantities]
+        if is_listed and isinstance(known[0], np.ndarray):
+            rows = np.concatenate([known[column] for column in columns]).reshape(len(columns), -1)
+            which = powers @ (rows <= listed_thresholds).astype(np.float64)
+            return answers[which.astype(np.intp)]
+        known = [each[:, None] for each in known]
+        return answer(np.concatenate([known[column] for column in columns], axis=1) <= thresholds)
 
     return evaluate
 

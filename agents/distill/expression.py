@@ -4,8 +4,8 @@
     Branch(Feature("turn"), 1.0, own_s, own_s + Number(0.3, unit("s")) * Feature("frac_kv_cache_usage"))
 
 Arithmetic alone, and comparisons: so a formula means the same in NumPy, Python, Go and CEL. Units are checked
-where a formula is made. What divides is a feature, and counts as at least 1: a router that does not know its
-instances' speed takes it for 0.
+where a formula is made. What divides counts as at least 1: a router that does not know its instances' speed
+takes it for 0.
 """
 
 from __future__ import annotations
@@ -158,9 +158,7 @@ class Arithmetic(Expression):
     right: Expression
 
     def __post_init__(self) -> None:
-        """Refuse sums of different units, and divisors that are no features."""
-        if self.operator == "/" and not isinstance(self.right, Feature):
-            raise ValueError(f"/ divides by features alone, not by {self.right}")
+        """Refuse sums of different units."""
         if self.operator in "+-" and self.left.unit != self.right.unit:
             left, right = units.text_of(self.left.unit), units.text_of(self.right.unit)
             raise ValueError(f"{left} {self.operator} {right}: units differ in {self}")

@@ -81,6 +81,28 @@ class Lessons:
         """
         return self.reduced("most", self.scores) - self.reduced("least", self.scores)
 
+    @cached_property
+    def regret(self) -> Array:
+        """What is lost by each choice instead of the best, as the teacher sees it, ``[num_rows]``."""
+        regret: Array = self.fleet("most", self.scores) - self.scores
+        return regret
+
+    def mean_regret(self, costs: Array) -> float:
+        """Of the choice of least cost, equals being equally likely.
+
+        Args:
+            costs: Of each row, ``[num_rows]``, or one of all where a rule is a number.
+        """
+        costs = costs + np.zeros_like(self.scores)
+        is_least = costs == self.fleet("least", costs)
+        num_least = np.add.reduceat(is_least, self.starts)[self.decision]
+        return float((is_least / num_least * self.regret).sum() / len(self))
+
+    def thinned(self, num_decisions: int) -> Lessons:
+        """So many of the decisions at most, evenly spread."""
+        every = -(-len(self) // num_decisions)
+        return self.take(np.arange(len(self)) % every == 0)
+
     def levelled(self) -> Lessons:
         """The same choices, with as much at stake in every decision where there is anything at stake."""
         stakes = np.where(self.stakes > 0.0, self.stakes, 1.0)

@@ -13,17 +13,6 @@ COMPARED = {"ttft_mean_s": "mean TTFT", "ttft_p99_s": "P99"}
 def text(summary: Mapping[str, Any]) -> str:
     """The table and the rules; ``summary`` is what ``agents.distill`` writes as ``distill.json``."""
     best, teacher, students = summary["best_rule"], summary["teacher"], summary["students"]
-    header = ["policy", "mean TTFT, s", f"against {best}", "P99, s", f"against {best}"]
-    lines = [[*header, *(f"gain kept, {figure}" for figure in COMPARED.values()), "nodes"]]
-    for name, figures in summary["policies"].items():
-        line = [f"{name} (teacher)" if name == teacher else name]
-        for figure in COMPARED:
-            line.append(_interval(figures[figure], "{:.3f}"))
-            relative = summary["relative_to_reference"].get(name)
-            line.append("-" if relative is None else _interval(relative[figure], "{:+.1%}"))
-        student = students.get(name)
-        line += [_kept(student["kept"][figure]) if student else "" for figure in COMPARED]
-        lines.append([*line, str(student["num_nodes"]) if student else ""])
     notes = [
         f"Means over {len(summary['seeds'])} seeds; in brackets {summary['intervals']}.",
         f"Requests: {'; '.join(summary['workload_notes'])}.",
@@ -36,7 +25,24 @@ def text(summary: Mapping[str, Any]) -> str:
         f"{name}, {student['num_nodes']} nodes:\n\n```\n{student['rule']}```\n"
         for name, student in students.items()
     ]
-    return "\n".join((markdown.table(lines), "", *notes, "", *parts))
+    return "\n".join((markdown.table(results(summary)), "", *notes, "", *parts))
+
+
+def results(summary: Mapping[str, Any]) -> list[list[str]]:
+    """The table's lines, the first its header."""
+    best, teacher, students = summary["best_rule"], summary["teacher"], summary["students"]
+    header = ["policy", "mean TTFT, s", f"against {best}", "P99, s", f"against {best}"]
+    lines = [[*header, *(f"gain kept, {figure}" for figure in COMPARED.values()), "nodes"]]
+    for name, figures in summary["policies"].items():
+        line = [f"{name} (teacher)" if name == teacher else name]
+        for figure in COMPARED:
+            line.append(_interval(figures[figure], "{:.3f}"))
+            relative = summary["relative_to_reference"].get(name)
+            line.append("-" if relative is None else _interval(relative[figure], "{:+.1%}"))
+        student = students.get(name)
+        line += [_kept(student["kept"][figure]) if student else "" for figure in COMPARED]
+        lines.append([*line, str(student["num_nodes"]) if student else ""])
+    return lines
 
 
 def _interval(estimate: Any, form: str) -> str:

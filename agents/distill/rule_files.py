@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from agents.distill.expression import Rule
 from agents.distill.policy import Distilled
@@ -13,6 +15,7 @@ from agents.distill.texts.go import go_text
 from agents.distill.texts.python import python_text
 from agents.export import compared, writing
 from agents.export.card import Card
+from agents.export.parity import Parity
 from agents.files import write
 from envs.observation import Observation
 
@@ -25,6 +28,20 @@ TEXTS: Mapping[str, Callable[[Rule], str]] = {
 }
 
 
+class Written(NamedTuple):
+    """A rule that was written down, of which nothing is measured yet."""
+
+    directory: Path
+    export: writing.Export
+    card: Card
+    parities: Mapping[str, Parity]
+
+    def tell(self, results: Sequence[Sequence[str]]) -> None:
+        """Write its bundle once more, with results in the card: the lines of a table, the first its header."""
+        text = replace(self.card, results=results).text(self.parities)
+        writing.write(self.directory / BUNDLE, self.export, lambda part: text)
+
+
 def write_rule(
     directory: Path,
     name: str,
@@ -32,7 +49,7 @@ def write_rule(
     made_of: Mapping[str, object],
     max_instances: int,
     seen: Sequence[Observation],
-) -> None:
+) -> Written:
     """Write a rule's files.
 
     Args:
@@ -47,7 +64,7 @@ def write_rule(
         write_text(directory / file, text(policy.rule))
     export = writing.Export(name, policy, max_instances=max_instances)
     card = Card(name, made_of, export.guards(), [], [])
-    compared.write(directory / BUNDLE, export, card, seen)
+    return Written(directory, export, card, compared.write(directory / BUNDLE, export, card, seen))
 
 
 def write_text(path: Path, text: str) -> None:

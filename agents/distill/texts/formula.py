@@ -40,7 +40,11 @@ def _branches(rule: Rule, indent: str) -> list[str]:
 
 
 def _formula(expression: Expression) -> str:
-    return infix(expression, _name, _number, str, " · ")
+    return infix(expression, _name, _number, _divisor, " · ")
+
+
+def _divisor(text: str) -> str:
+    return f"({text})" if " " in text else text
 
 
 def _number(number: Number) -> str:

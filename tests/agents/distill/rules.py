@@ -5,7 +5,7 @@ import builtins
 import numpy as np
 from hypothesis import strategies as st
 
-from agents.distill.basis import EXPECTED_TTFT, excess
+from agents.distill.basis import EXPECTED_TTFT, FADED_TTFT, excess
 from agents.distill.expression import (
     INSTANCE_COLUMNS,
     REQUEST_ENTRIES,
@@ -35,6 +35,8 @@ FORMULA = Branch(
     EXPECTED_TTFT + weighed(0.3, Feature("num_running")),
     OWN * Feature("frac_kv_cache_usage") - weighed(0.25, Feature("frac_prefix_hit")),
 )
+FADING = FADED_TTFT + weighed(0.25, Feature("num_waiting"))
+"""It divides by a sum."""
 TREE = Branch(
     excess(EXPECTED_TTFT),
     0.0,

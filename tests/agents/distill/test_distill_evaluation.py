@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agents.distill.basis import FADED_TTFT
 from agents.distill.evaluation import compiled
 from agents.distill.expression import Feature, Number
 from agents.distill.policy import Distilled
@@ -24,6 +25,21 @@ def test_a_formula_by_hand(observe):
     np.testing.assert_allclose(distilled(FORMULA).act(look).scores, [-1.8, -3.5, -1000.0])
     look["request"][0] = 513
     np.testing.assert_allclose(distilled(FORMULA).act(look).scores, [-0.25, 0.0, -499.75])
+
+
+def test_a_match_fades_by_hand(observe):
+    """Of 900 matched tokens half are left after one turnover; then decodes in a quarter of the cache."""
+    look = observe(
+        num_uncached_tokens=[100, 1000],
+        num_in_flight_uncached_tokens=[200, 0],
+        prefix_age_s=[20, 3600],
+        recent_tokens_per_s=[500, 500],
+        num_kv_cache_tokens=[10_000, 10_000],
+        num_in_flight_decode_tokens=[2500, 0],
+        prefill_tokens_per_s=[1000, 1000],
+        request={"num_prompt_tokens": 1000},
+    )
+    np.testing.assert_allclose(distilled(FADED_TTFT).act(look).scores, [-0.75 * 1.25, -1.0])
 
 
 def test_a_tree_by_hand(observe):

@@ -8,11 +8,12 @@ from agents.export import bundle, writing
 from agents.export.parity import compare, compare_onnx
 from agents.export.plan import columns_read
 from envs.observation import NUM_RUNNING, NUM_WAITING
-from tests.agents.distill.rules import FORMULA, TREE, distilled, seen
+from tests.agents.distill.rules import FADING, FORMULA, TREE, distilled, seen
 
 RULES = {
     "formula": FORMULA,
     "tree": TREE,
+    "fading": FADING,
     "fleet": Branch(
         Fleet("mean", Feature("num_running")),
         200.0,

@@ -39,8 +39,6 @@ def test_what_makes_no_sense_is_refused():
         Feature("num_wating")
     with pytest.raises(ValueError, match="'session_key' is no feature that can be computed with"):
         Feature("session_key")
-    with pytest.raises(ValueError, match="/ divides by features alone"):
-        OWN / EXPECTED_TTFT
     with pytest.raises(ValueError, match="least_turn: turn is the same for all instances"):
         Fleet("least", Feature("turn"))
 

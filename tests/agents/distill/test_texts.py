@@ -16,10 +16,10 @@ from agents.distill.texts.go import PACKAGE, go_text
 from agents.distill.texts.python import python_text
 from agents.distill.texts.signature import signature
 from agents.export.parity import observe
-from tests.agents.distill.rules import FORMULA, TREE, arguments, by_python, distilled
+from tests.agents.distill.rules import FADING, FORMULA, TREE, arguments, by_python, distilled
 from tests.agents.test_programs import TINY, configured
 
-RULES = {"formula": FORMULA, "tree": TREE}
+RULES = {"formula": FORMULA, "tree": TREE, "fading": FADING}
 GO = shutil.which("go")
 
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
@@ -128,6 +128,10 @@ def test_people_read_units():
         "    expected_ttft_s = (num_in_flight_uncached_tokens + num_uncached_tokens) / prefill_tokens_per_s\n"
     )
     assert "if mean_num_waiting <= 2 requests:" in formula_text(TREE)
+    assert (
+        "expected_uncached_tokens = num_prompt_tokens - (num_prompt_tokens - num_uncached_tokens)"
+        " / (1 + prefix_age_s · recent_tokens_per_s / num_kv_cache_tokens)\n"
+    ) in formula_text(FADING)
     assert "excess_expected_ttft_s = expected_ttft_s - least_expected_ttft_s" in formula_text(TREE)
 
 
