@@ -191,7 +191,9 @@ def _summary(
 def _check(config: DictConfig) -> None:
     """Refuse what would only fail after a while."""
     check_counts(num_rounds=config.num_rounds, num_decisions=config.num_decisions)
-    check_counts(num_taught=config.num_taught, num_workers=config.num_workers, max_instances=config.max_instances)
+    check_counts(
+        num_taught=config.num_taught, num_workers=config.num_workers, max_instances=config.max_instances
+    )
     if not config.students:
         raise ConfigError("students: there are none; add one with +student@students.NAME=OPTION")
     if not config.rules:

@@ -12,7 +12,6 @@ from agents.distill.evaluation import compiled
 from agents.distill.expression import Expression
 from agents.distill.lessons import Array, Lessons
 
-
 Missed: TypeAlias = Callable[[Array], tuple[float, Array]]
 """From each row's cost to a loss and its slope along them, ``[num_rows]``."""
 
@@ -76,8 +75,8 @@ class ChoiceModel:
         Args:
             terms: Of the cost.
             slowed: What multiplies it.
-            by_regret: Go on from there to the least regret that is expected of a choice by these chances: what
-                choices cost counts, not how many are the teacher's.
+            by_regret: Go on from there to the least regret that is expected of a choice by these chances:
+                what choices cost counts, not how many are the teacher's.
         """
         tables = self.terms[list(terms)], self.slowed[list(slowed)]
         at = np.concatenate([np.full(len(terms), 0.1), np.zeros(len(slowed))])
@@ -98,9 +97,7 @@ class ChoiceModel:
             (self.terms @ (slope * factor), self.slowed @ (slope * cost)),
         )
 
-    def objective(
-        self, at: Array, terms: Array, slowed: Array, missed: Missed
-    ) -> tuple[float, Array]:
+    def objective(self, at: Array, terms: Array, slowed: Array, missed: Missed) -> tuple[float, Array]:
         """What is minimised, and its slope along the weights of the terms and then of what multiplies them.
 
         Args:

@@ -37,7 +37,7 @@ class Written(NamedTuple):
     parities: Mapping[str, Parity]
 
     def tell(self, results: Sequence[Sequence[str]]) -> None:
-        """Write its bundle once more, with results in the card: the lines of a table, the first its header."""
+        """Write its bundle once more, with results in the card: a table's lines, the first its header."""
         text = replace(self.card, results=results).text(self.parities)
         writing.write(self.directory / BUNDLE, self.export, lambda part: text)
 

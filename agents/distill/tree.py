@@ -32,9 +32,9 @@ def _tested() -> tuple[Expression, ...]:
 class TreeStudent:
     """Learns with which probability the teacher chooses an instance, by a regression tree (scikit-learn).
 
-    The tree sees one instance at a time: its features, times to the first token that follow from them, how far
-    all of these are above the least of the fleet, the request, and some statistics of the fleet. So it holds
-    for any number of instances in any order.
+    The tree sees one instance at a time: its features, times to the first token that follow from them, how
+    far all of these are above the least of the fleet, the request, and some statistics of the fleet. So it
+    holds for any number of instances in any order.
 
     Args:
         max_nodes: Of the rule, as ``agents.distill.expression.num_nodes`` counts them.

@@ -29,7 +29,6 @@ def write(
         ValueError: It decides otherwise than the policy somewhere, or cannot be exported.
         OSError: It cannot be written; what was there before still is.
     """
-
     parities: dict[str, Parity] = {}
 
     def describe(part: Path) -> str:
