@@ -33,7 +33,7 @@ FRAC_DECODING = Quantity("frac_decoding", _DECODING / _CAPACITY)
 """Share of the KV cache that holds prompts past their first token."""
 EXPECTED_TTFT = Quantity("expected_ttft_s", (_BACKLOG + _OWN) / _SPEED)
 """Time to compute what is ahead of the request's first token, one prompt after the other."""
-LOADED_TTFT = Quantity("loaded_ttft_s", (_BACKLOG + _OWN) / _SPEED * (ONE + _DECODING / _CAPACITY))
+LOADED_TTFT = Quantity("loaded_ttft_s", EXPECTED_TTFT * (ONE + _DECODING / _CAPACITY))
 """The same where decodes share the steps, and the blocks that they hold are the sooner missed."""
 FADED_TTFT = Quantity("faded_ttft_s", (_BACKLOG + SURVIVING) / _SPEED * (ONE + _DECODING / _CAPACITY))
 """The same with what survives of the match."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -27,8 +28,8 @@ Array: TypeAlias = Any
 """Float64, one number per instance or one for all; of a policy that is being exported a traced one."""
 
 
-MAX_LISTED = 12
-"""Branches of a tree whose answers are listed for all ways that they may turn out."""
+MAX_LISTED = 4096
+"""Entries of a table of a tree's answers."""
 
 
 class View(Protocol):
@@ -119,10 +120,11 @@ def _tree(rule: Branch) -> Evaluate:
 
     An instance is in the leaf whose branches all turn out as they must. Count +1 for each of them that must
     hold and -1 for each that must not: summed over those that do hold, that is the number of those that must,
-    and less for any other leaf. For a tree of few branches the answer is looked up instead, by which of them
-    hold: that takes half the time.
+    and less for any other leaf. Where it need not be traced the answer is looked up instead, by the interval
+    between two thresholds that each quantity lies in: that takes half the time.
     """
     tested = list(dict.fromkeys(tests(rule)))  # each once
+    quantities = [compiled(each) for each in tested]
     branches = _branches(rule)
     columns = [tested.index(branch.tested) for branch in branches]
     thresholds = np.array([branch.at_most for branch in branches])
@@ -133,32 +135,53 @@ def _tree(rule: Branch) -> Evaluate:
     wanted = np.array(signs).T  # [num_branches, num_leaves]
     num_wanted = (wanted > 0.0).sum(axis=0).astype(np.float64)
     values = np.array(costs)
-    quantities = [_for_each(compiled(each), each.is_per_instance) for each in tested]
 
     def answer(holds: Array) -> Array:
         return (holds.astype(np.float64) @ wanted == num_wanted).astype(np.float64) @ values
 
-    is_listed = len(branches) <= MAX_LISTED
-    powers = 2.0 ** np.arange(len(branches))
-    if is_listed:
-        answers = answer(np.arange(2 ** len(branches))[:, None] >> np.arange(len(branches)) & 1)
-    listed_thresholds = thresholds[:, None]
-
     def evaluate(view: View) -> Array:
-        known = [quantity(view) for quantity in quantities]
-        if is_listed and isinstance(known[0], np.ndarray):
-            rows = np.concatenate([known[column] for column in columns]).reshape(len(columns), -1)
-            which = powers @ (rows <= listed_thresholds).astype(np.float64)
-            return answers[which.astype(np.intp)]
-        known = [each[:, None] for each in known]
-        return answer(np.concatenate([known[column] for column in columns], axis=1) <= thresholds)
+        known = [
+            _for_each(quantity(view), each, view) for quantity, each in zip(quantities, tested, strict=True)
+        ]
+        holds = np.concatenate([known[column][:, None] for column in columns], axis=1) <= thresholds
+        return answer(holds)
 
-    return evaluate
+    limits = [
+        np.unique([each.at_most for each in branches if each.tested == quantity]) for quantity in tested
+    ]
+    shape = [len(each) + 1 for each in limits]
+    if prod(shape) > MAX_LISTED:
+        return evaluate
+    answers = _answers(rule, dict(zip(tested, zip(limits, np.indices(shape), strict=True), strict=True)))
+
+    def look_up(view: View) -> Array:
+        if not isinstance(view.instance(0), np.ndarray):
+            return evaluate(view)  # traced
+        return answers[
+            tuple(each.searchsorted(of(view)) for each, of in zip(limits, quantities, strict=True))
+        ]
+
+    return look_up
 
 
-def _for_each(evaluate: Evaluate, is_per_instance: bool) -> Evaluate:
+def _answers(rule: Rule, intervals: Mapping[Expression, tuple[Array, Array]]) -> Array:
+    """The number at the end of a tree, by the interval between two thresholds that each quantity lies in.
+
+    Args:
+        rule: The tree.
+        intervals: Quantity -> its thresholds, and the number of its interval in every entry of the result.
+    """
+    if not isinstance(rule, Branch):
+        assert isinstance(rule, Number)
+        return np.full(next(iter(intervals.values()))[1].shape, rule.value)
+    limits, interval = intervals[rule.tested]
+    holds = interval <= limits.searchsorted(rule.at_most)
+    return np.where(holds, _answers(rule.then, intervals), _answers(rule.otherwise, intervals))
+
+
+def _for_each(value: Array, of: Expression, view: View) -> Array:
     """A number for each instance, of what may be the same for all."""
-    return evaluate if is_per_instance else lambda view: evaluate(view) + view.instance(0) * 0.0
+    return value if of.is_per_instance else value + view.instance(0) * 0.0
 
 
 def _branches(rule: Rule) -> list[Branch]:

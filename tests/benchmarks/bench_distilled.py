@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from agents.distill.basis import EXPECTED_TTFT, excess
+from agents.distill.basis import EXPECTED_TTFT, LOADED_TTFT, SURVIVING, excess
 from agents.distill.expression import (
     INSTANCE_COLUMNS,
     REQUEST_ENTRIES,
     Branch,
     Feature,
+    Fleet,
     Number,
     Rule,
     num_nodes,
@@ -45,36 +46,20 @@ MAX_MEDIAN_US = 20.0
 S = unit("s")
 
 
-def _weighed(weight: float, name: str) -> Any:
-    return Number(weight, ratio(S, Feature(name).unit)) * Feature(name)
-
-
 FORMULA = (
-    (
-        Feature("num_in_flight_uncached_tokens")
-        + Number(0.6) * Feature("num_uncached_tokens")
-        + Number(0.0135) * Feature("num_in_flight_decode_tokens")
-    )
-    / Feature("prefill_tokens_per_s")
-    + _weighed(14.9, "decode_step_s")
-    + _weighed(0.171, "num_waiting")
-    + _weighed(2.7e-5, "num_tokens_sent_since_scrape")
-    - _weighed(0.441, "frac_prefix_hit")
-)
-"""As learned from Lodestar in the demo."""
+    (SURVIVING + Number(0.47) * Feature("num_in_flight_uncached_tokens")) / Feature("prefill_tokens_per_s")
+    + Number(3.49e-6, ratio(S, unit("tokens"))) * Feature("num_in_flight_prefill_tokens")
+) * (Number(1.0) + Number(1.39) * Feature("frac_kv_cache_usage"))
+"""As learned from marginal_delay on the requests of RouteBench's mooncake."""
 
 
 def _tree() -> Rule:
-    """Nine branches on three quantities."""
-    late, usage = excess(EXPECTED_TTFT), excess(Feature("frac_kv_cache_usage"))
-    waiting = Feature("num_waiting")
-    leaves = [Number(-cost / 10) for cost in range(10)]
-    free = Branch(
-        usage, 0.5, Branch(late, 0.001, leaves[9], leaves[8]), Branch(usage, 0.8, leaves[7], leaves[6])
-    )
-    held = Branch(waiting, 2.5, leaves[5], Branch(usage, 0.2, leaves[4], leaves[3]))
-    soon = Branch(waiting, 0.5, free, held)
-    return Branch(late, 0.003, soon, Branch(late, 0.05, leaves[2], Branch(usage, 0.7, leaves[1], leaves[0])))
+    """As learned from it on those of fast_slow."""
+    late, soonest = excess(LOADED_TTFT), Fleet("least", EXPECTED_TTFT)
+    costs = [Number(-cost) for cost in (0.773, 0.37, 1.0, 0.149, 1.0, 0.0284)]
+    best = Branch(soonest, 1.5, costs[0], Branch(soonest, 2.57, costs[1], costs[2]))
+    near = Branch(late, 0.0579, Branch(soonest, 1.56, costs[3], costs[4]), costs[5])
+    return Branch(late, 0.000142, best, near)
 
 
 RULES: dict[str, Rule] = {"formula": FORMULA, "tree": _tree()}

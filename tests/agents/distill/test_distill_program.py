@@ -12,10 +12,12 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from agents import checkpoint
 from agents.config import register, register_policy_group
 from agents.distill.__main__ import distill
 from agents.distill.kept import best_rule, kept
 from agents.export import bundle
+from agents.online import CHECKPOINT
 from agents.train import train
 from conf.build import ConfigError
 from tests.agents.test_programs import CONF, TINY, configured, files
@@ -30,7 +32,14 @@ QUICK = [
     "warmup_s=0.1",
     "max_instances=8",
 ]
-SMALL = ["students.tree.max_nodes=12", "students.formula.max_nodes=12", "students.formula.min_decisions=20"]
+SMALL = [
+    "students.tree.max_nodes=12",
+    "students.tree.max_tested=2",
+    "students.formula.max_nodes=12",
+    "students.formula.beam=1",
+    "students.formula.num_finalists=2",
+    "students.formula.min_decisions=20",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +74,8 @@ def test_what_lies_in_the_directory(of_a_rule):
         assert loaded.name == f"llmd_affinity_{student}"
         card = (directory / student / "bundle" / "card.md").read_text()
         assert "agents.heuristics.llmd_affinity.LlmdAffinity" in card
+        assert "llmd_affinity (teacher)" in card  # its results
+        assert "None: give results=" not in card
     assert json.loads((directory / "distill.json").read_text()) == summary
     attempts = pd.read_parquet(directory / "attempts.parquet")
     assert set(attempts["student"]) == {"tree", "formula"}
@@ -93,7 +104,7 @@ def test_all_route_the_same_streams(of_a_rule):
 
 def test_a_run_brings_agent_and_world_and_the_same_again_is_the_same_bytes(tmp_path):
     run = train(configured("train", tmp_path / "run", *TINY, "agent=linucb"))
-    overrides = [f"run={run}", "+measured.num_requests=50", "~student@students.tree", *SMALL[1:]]
+    overrides = [f"run={run}", "+measured.num_requests=50", "~student@students.tree", *SMALL[2:]]
     summary = distilled(tmp_path / "here", *overrides)
     assert summary["teacher"] == "linucb"
     assert summary["seeds"] == [0, 1]
@@ -102,6 +113,33 @@ def test_a_run_brings_agent_and_world_and_the_same_again_is_the_same_bytes(tmp_p
     (tmp_path / "here").rename(tmp_path / "before")
     distilled(tmp_path / "here", *overrides)
     assert files(tmp_path / "here", "cells/*.json") == before
+
+
+def test_a_learner_learns_in_training_and_is_measured_in_the_scenario(tmp_path):
+    """In a scenario of the benchmark: without a run, and by the run that was written then."""
+    short = ["workload.num_generated=60", "num_taught=60", "warmup_s=0"]
+    world = ["experiment=bench/fast_slow", "scenario.split=tune", *short]
+    tuned = tmp_path / "tuned.json"
+    tuned.write_text(json.dumps({"fast_slow@80": {"dynamo_cost": {"prefill_weight": 8.0}}}))
+    rules = [f"tuned={tuned}", "tuned_for=fast_slow@80", "~agent@rules.smg_least_load"]
+    students = ["~student@students.tree", *SMALL[2:]]
+    summary = distilled(tmp_path / "here", *world, *rules, *students, "policy=marginal_delay")
+    assert summary["teacher"] == "marginal_delay"
+    assert set(summary["policies"]) == {
+        "marginal_delay",
+        "formula",
+        "llmd_token_load",
+        "dynamo_cost",
+        "dynamo_cost_tuned",
+    }
+    assert "from seed 2" in str(summary["workload_notes"])  # trace_seeds.tune; learned from: 1
+    card = (tmp_path / "here" / "formula" / "bundle" / "card.md").read_text()
+    assert "  seed: 1\n" in card.partition("workload:")[2]
+    taught = checkpoint.load(tmp_path / "here" / "teacher" / CHECKPOINT)
+    assert taught["num_decisions"] == 60
+    run = train(configured("train", tmp_path / "run", *world[:1], *short[:1], "agent=marginal_delay"))
+    again = distilled(tmp_path / "there", *world, *students, f"run={run}")
+    assert again["policies"]["dynamo_cost"] == summary["policies"]["dynamo_cost"]  # the same streams
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "student").glob("*.yaml")), ids=lambda path: path.stem)
@@ -132,7 +170,9 @@ def test_gain_kept_by_hand():
         ([], r"one teacher is needed, and run is None and policies are \[\]; give run="),
         (["run=nowhere", "policy=random"], "one teacher is needed, and run is nowhere"),
         (["run=nowhere"], "run: nowhere holds no config.yaml"),
-        (["policy=lodestar"], "policies.lodestar: it has learned nothing; train it and give run="),
+        (["policy=maskable_ppo"], "policies.maskable_ppo: it must be trained before; train it and give run="),
+        (["policy=random", "num_taught=0"], "num_taught is 0"),
+        (["policy=random", "tuned=some.json"], "tuned, tuned_for: some.json and None; give both, or neither"),
         (["policy=dynamo_cost"], r"dynamo_cost: .* need different names; leave it out \(~agent@rules.dynamo"),
         (["policy=random", "seeds=[0,1000]"], "seeds: .* to below seed"),
         (["policy=random", "num_rounds=0"], "num_rounds is 0"),
