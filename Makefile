@@ -31,7 +31,12 @@ reference:  ## Keep the last demo's table and picture as those that the README s
 	cp runs/demo/evaluation/table.md runs/demo/evaluation/summary.json runs/demo/evaluation/ttft_over_time.png \
 	  runs/reference/demo/
 
-distill: $(VENV)/.installed  ## Distil what the demo trained to readable rules, after make demo (half an hour).
+distill: $(VENV)/.installed  ## Distil what learned online in RouteBench, and in make demo before, to readable rules (an hour).
+	for scenario in fast_slow mooncake throttled; do \
+	  $(BIN)/python -m agents.distill experiment=bench/$$scenario policy=marginal_delay name=distill/$$scenario \
+	    +agent@rules.dynamo_s8=dynamo_cost rules.dynamo_s8.prefill_weight=8 rules.dynamo_s8.overlap_credit=1.5 \
+	    || exit 1; \
+	done
 	$(BIN)/routegym-train experiment=demo_train agent=linucb total_timesteps=4000
 	for agent in maskable_ppo lodestar_quick linucb; do \
 	  $(BIN)/python -m agents.distill run=runs/demo/$$agent-0 name=distill/$$agent +measured.part=test \

@@ -97,6 +97,10 @@ class FormulaStudent:
     def fit(self, lessons: Lessons) -> list[Rule]:
         """The formulas by which least is lost and, where one with branches loses less, that before them."""
         plain = self._plain(lessons, self.max_nodes)[: self.num_rules]
+        if not plain:
+            raise ValueError(
+                f"max_nodes is {self.max_nodes}: no formula of so few nodes can choose; give more"
+            )
         best = self._grown(lessons, plain[0], self.max_nodes, self.max_depth)
         return [each.rule for each in ([] if best is plain[0] else [best]) + plain]
 
@@ -121,12 +125,13 @@ class FormulaStudent:
         best = plain
         for split in self._splits(lessons, plain.fit) if depth > 0 else ():
             half, sides, regret = (max_nodes - split.num_nodes) // 2, [], 0.0
-            if half < SHORTEST:
-                continue
             for side in split.sides(lessons):
-                sides.append(self._grown(side, self._plain(side, half)[0], half, depth - 1))
+                found = self._plain(side, half)
+                if not found:  # so few nodes are none that can choose there
+                    break
+                sides.append(self._grown(side, found[0], half, depth - 1))
                 regret += sides[-1].regret * len(side) / len(lessons)
-            if regret < best.regret:
+            if len(sides) == 2 and regret < best.regret:
                 rule = Branch(split.tested, split.at_most, *(side.rule for side in sides))
                 best = Fitted(rule, regret, plain.fit)
         return best
