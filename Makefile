@@ -32,10 +32,13 @@ reference:  ## Keep the last demo's table and picture as those that the README s
 	  runs/reference/demo/
 
 distill: $(VENV)/.installed  ## Distil what learned online in RouteBench, and in make demo before, to readable rules (an hour).
-	for scenario in fast_slow mooncake throttled; do \
+	for scenario in fast_slow mooncake; do \
 	  $(BIN)/python -m agents.distill experiment=bench/$$scenario policy=marginal_delay name=distill/$$scenario \
-	    +agent@rules.dynamo_s8=dynamo_cost rules.dynamo_s8.prefill_weight=8 rules.dynamo_s8.overlap_credit=1.5 \
-	    || exit 1; \
+	    num_rounds=2 num_taught=4000 students.formula.max_depth=0 \
+	    students.formula.num_rules=2 students.tree.num_rules=2 \
+	    +agent@rules.dynamo_8=dynamo_cost rules.dynamo_8.prefill_weight=8 rules.dynamo_8.overlap_credit=1.5 \
+	    +agent@rules.dynamo_20=dynamo_cost rules.dynamo_20.prefill_weight=20 rules.dynamo_20.overlap_credit=2 \
+	    rules.dynamo_20.request_weight=50 || exit 1; \
 	done
 	$(BIN)/routegym-train experiment=demo_train agent=linucb total_timesteps=4000
 	for agent in maskable_ppo lodestar_quick linucb; do \
