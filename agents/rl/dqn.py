@@ -20,9 +20,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor
 
-from agents.hyperparameters import check_counts, check_positive, check_range, check_widths
+from agents.hyperparameters import check_counts, check_positive, check_range
 from agents.rl.checkpoint import NAME, load_checkpoint
-from agents.rl.network import ScoreNetwork
+from agents.rl.network import ScoreNetwork, shape_of
 from agents.rl.sb3_policy import Sb3Policy
 from agents.rl.training import MakeEnv, Progress, train
 from envs.observation import ENCODED_NAMES, SCHEMA_HASH
@@ -59,6 +59,7 @@ class DqnAgent:
         reward_limit: float,
         instance_hidden: Sequence[int],
         head_hidden: Sequence[int],
+        attention_heads: int,
     ) -> None:
         check_counts(
             total_timesteps=total_timesteps,
@@ -87,7 +88,6 @@ class DqnAgent:
             exploration_initial_eps=exploration_initial_eps,
             exploration_final_eps=exploration_final_eps,
         )
-        check_widths(instance_hidden=instance_hidden, head_hidden=head_hidden)
         if target_update_interval < num_envs:
             raise ValueError(
                 f"target_update_interval is {target_update_interval}, below num_envs, which is {num_envs}"
@@ -96,7 +96,7 @@ class DqnAgent:
         self.num_envs = num_envs
         self.reward_scale, self.reward_limit = reward_scale, reward_limit
         self.rollout_timesteps = train_freq * num_envs
-        self._widths = {"instance_hidden": list(instance_hidden), "head_hidden": list(head_hidden)}
+        self._network = shape_of(instance_hidden, head_hidden, attention_heads)
         self._hyperparameters = {
             "learning_rate": learning_rate,
             "buffer_size": buffer_size,
@@ -151,13 +151,13 @@ class DqnAgent:
             "num_envs": self.num_envs,
             "reward_scale": self.reward_scale,
             "reward_limit": self.reward_limit,
-            **self._widths,
+            **self._network,
             **self._hyperparameters,
         }
 
     def build(self, envs: VecEnv, total_timesteps: int) -> MaskedDqn:
         """An untrained model."""
-        policy_kwargs = {"net_arch": self._widths}
+        policy_kwargs = {"net_arch": self._network}
         hyperparameters: dict[str, Any] = self._hyperparameters
         model = MaskedDqn(FleetDqnPolicy, envs, policy_kwargs=policy_kwargs, device="cpu", **hyperparameters)
         model.run_timesteps = total_timesteps

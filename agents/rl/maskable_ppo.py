@@ -15,14 +15,16 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from agents.hyperparameters import check_counts, check_positive, check_range, check_widths
+from agents.hyperparameters import check_counts, check_positive, check_range
 from agents.rl.checkpoint import NAME, load_checkpoint
-from agents.rl.network import ScoreNetwork, ValueNetwork
+from agents.rl.network import ScoreNetwork, ValueNetwork, shape_of
 from agents.rl.sb3_policy import Sb3Policy
 from agents.rl.training import MakeEnv, Progress, train
 from envs.observation import ENCODED_NAMES, SCHEMA_HASH
 
 ACTOR = "mlp_extractor.actor."
+ACTOR_GAIN = 0.01
+"""So small that an untrained actor chooses at random."""
 
 
 class MaskablePpoAgent:
@@ -47,6 +49,7 @@ class MaskablePpoAgent:
         reward_limit: float,
         instance_hidden: Sequence[int],
         head_hidden: Sequence[int],
+        attention_heads: int,
     ) -> None:
         check_counts(
             total_timesteps=total_timesteps,
@@ -64,7 +67,6 @@ class MaskablePpoAgent:
         )
         check_range(0, 1, gamma=gamma, gae_lambda=gae_lambda)
         check_range(0, 100, ent_coef=ent_coef, vf_coef=vf_coef)
-        check_widths(instance_hidden=instance_hidden, head_hidden=head_hidden)
         if n_steps * num_envs % batch_size:
             raise ValueError(
                 f"batch_size is {batch_size}, it must divide n_steps * num_envs, {n_steps * num_envs}"
@@ -73,7 +75,7 @@ class MaskablePpoAgent:
         self.num_envs = num_envs
         self.reward_scale, self.reward_limit = reward_scale, reward_limit
         self.rollout_timesteps = self.report_timesteps = n_steps * num_envs
-        self._widths = {"instance_hidden": list(instance_hidden), "head_hidden": list(head_hidden)}
+        self._network = shape_of(instance_hidden, head_hidden, attention_heads)
         self._hyperparameters: dict[str, Any] = {
             "learning_rate": learning_rate,
             "n_steps": n_steps,
@@ -125,13 +127,13 @@ class MaskablePpoAgent:
             "num_envs": self.num_envs,
             "reward_scale": self.reward_scale,
             "reward_limit": self.reward_limit,
-            **self._widths,
+            **self._network,
             **self._hyperparameters,
         }
 
     def build(self, envs: VecEnv, total_timesteps: int) -> MaskablePPO:
         """An untrained model."""
-        policy_kwargs = {"net_arch": self._widths, "features_extractor_class": WholeObservation}
+        policy_kwargs = {"net_arch": self._network, "features_extractor_class": WholeObservation}
         return MaskablePPO(
             FleetActorCritic, envs, policy_kwargs=policy_kwargs, device="cpu", **self._hyperparameters
         )
@@ -165,11 +167,10 @@ class WholeObservation(BaseFeaturesExtractor):
 class ActorCritic(nn.Module):
     """Actor and critic without shared layers, in the shape that SB3 calls an MLP extractor."""
 
-    def __init__(self, instance_hidden: Sequence[int], head_hidden: Sequence[int]) -> None:
+    def __init__(self, **shape: Any) -> None:
         super().__init__()
-        num_features = len(ENCODED_NAMES)
-        self.actor = ScoreNetwork(num_features, instance_hidden, head_hidden, gain=0.01)
-        self.critic = ValueNetwork(num_features, instance_hidden, head_hidden)
+        self.actor = ScoreNetwork(len(ENCODED_NAMES), **shape, gain=ACTOR_GAIN)
+        self.critic = ValueNetwork(len(ENCODED_NAMES), **shape)
 
     def forward(self, observation: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Logits ``[batch, max_instances]`` and values ``[batch, 1]``."""
@@ -190,8 +191,8 @@ class FleetActorCritic(MaskableActorCriticPolicy):  # type: ignore[misc]
     """SB3's policy over ``ActorCritic``."""
 
     def _build(self, lr_schedule: Schedule) -> None:
-        widths: Any = self.net_arch
-        self.mlp_extractor = ActorCritic(**widths)  # type: ignore[assignment]
+        shape: Any = self.net_arch
+        self.mlp_extractor = ActorCritic(**shape)  # type: ignore[assignment]
         self.action_net = nn.Identity()  # type: ignore[assignment]
         self.value_net = nn.Identity()  # type: ignore[assignment]
         self.optimizer = torch.optim.Adam(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
