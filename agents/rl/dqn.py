@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ MASKED_VALUE = -1e8
 class DqnAgent:
     """Trains with DQN; the hyperparameters are told of in ``conf/agent/dqn.yaml``."""
 
+    algorithm: ClassVar[str] = "dqn"
     report_timesteps = 1000
 
     def __init__(
@@ -137,17 +138,21 @@ class DqnAgent:
 
     def policy(self, directory: Path) -> Sb3Policy:
         """The greedy policy of the directory's last checkpoint."""
-        checkpoint = load_checkpoint(directory, {"algorithm": "dqn", "schema": SCHEMA_HASH})
+        return Sb3Policy(self.network(directory))
+
+    def network(self, directory: Path) -> ScoreNetwork:
+        """The Q-network of the directory's last checkpoint."""
+        checkpoint = load_checkpoint(directory, {"algorithm": self.algorithm, "schema": SCHEMA_HASH})
         if checkpoint is None:
             raise FileNotFoundError(f"{directory / NAME} does not exist: train first")
         weights = checkpoint["state"]["model"]["policy"]
         q_net = {name.removeprefix(Q_NET): weights[name] for name in weights if name.startswith(Q_NET)}
-        return Sb3Policy(ScoreNetwork.from_state(q_net))
+        return ScoreNetwork.from_state(q_net)
 
     def run(self) -> Mapping[str, Any]:
         """What must not change between a run and its resumption."""
         return {
-            "algorithm": "dqn",
+            "algorithm": self.algorithm,
             "num_envs": self.num_envs,
             "reward_scale": self.reward_scale,
             "reward_limit": self.reward_limit,
@@ -157,11 +162,16 @@ class DqnAgent:
 
     def build(self, envs: VecEnv, total_timesteps: int) -> MaskedDqn:
         """An untrained model."""
+        make_model, policy = self.classes()
         policy_kwargs = {"net_arch": self._network}
         hyperparameters: dict[str, Any] = self._hyperparameters
-        model = MaskedDqn(FleetDqnPolicy, envs, policy_kwargs=policy_kwargs, device="cpu", **hyperparameters)
+        model = make_model(policy, envs, policy_kwargs=policy_kwargs, device="cpu", **hyperparameters)
         model.run_timesteps = total_timesteps
         return model
+
+    def classes(self) -> tuple[type[MaskedDqn], type[FleetDqnPolicy]]:
+        """Those of the model and of its policy."""
+        return MaskedDqn, FleetDqnPolicy
 
     def state(self, model: MaskedDqn) -> dict[str, Any]:
         """All that a segment leaves to the next."""
@@ -202,8 +212,14 @@ def _arrays(buffer: Any) -> dict[str, NDArray[Any]]:
     }
 
 
+def masked(values: Tensor, mask: Tensor) -> Tensor:
+    """The values, ``MASKED_VALUE`` where masked; where all is masked they stay: nothing is chosen there."""
+    is_masked = mask == 0
+    return values.masked_fill(is_masked & ~is_masked.all(dim=-1, keepdim=True), MASKED_VALUE)
+
+
 class FleetQNetwork(QNetwork):
-    """Q-values, ``MASKED_VALUE`` where masked; where all is masked they stay, as nothing is chosen there."""
+    """Q-values of all instances."""
 
     def __init__(self, net_arch: Any, **kwargs: Any) -> None:
         super().__init__(net_arch=[], **kwargs)
@@ -211,10 +227,7 @@ class FleetQNetwork(QNetwork):
 
     def forward(self, obs: Any) -> Tensor:
         """Q-values ``[batch, max_instances]``."""
-        masked = obs["mask"] == 0
-        masked = masked & ~masked.all(dim=-1, keepdim=True)
-        values: Tensor = self.q_net(obs["instances"], obs["mask"])
-        return values.masked_fill(masked, MASKED_VALUE)
+        return masked(self.q_net(obs["instances"], obs["mask"]), obs["mask"])
 
 
 class FleetDqnPolicy(DQNPolicy):

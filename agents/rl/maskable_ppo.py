@@ -15,16 +15,12 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from agents.hyperparameters import check_counts, check_positive, check_range
-from agents.rl.checkpoint import NAME, load_checkpoint
+from agents.hyperparameters import check_counts, check_not_negative, check_positive, check_range
+from agents.rl.actor import GAIN, IMITATION, PPO, actor_of
 from agents.rl.network import ScoreNetwork, ValueNetwork, shape_of
 from agents.rl.sb3_policy import Sb3Policy
 from agents.rl.training import MakeEnv, Progress, train
-from envs.observation import ENCODED_NAMES, SCHEMA_HASH
-
-ACTOR = "mlp_extractor.actor."
-ACTOR_GAIN = 0.01
-"""So small that an untrained actor chooses at random."""
+from envs.observation import ENCODED_NAMES
 
 
 class MaskablePpoAgent:
@@ -50,6 +46,8 @@ class MaskablePpoAgent:
         instance_hidden: Sequence[int],
         head_hidden: Sequence[int],
         attention_heads: int,
+        warm_start: str | None,
+        critic_timesteps: int,
     ) -> None:
         check_counts(
             total_timesteps=total_timesteps,
@@ -67,6 +65,11 @@ class MaskablePpoAgent:
         )
         check_range(0, 1, gamma=gamma, gae_lambda=gae_lambda)
         check_range(0, 100, ent_coef=ent_coef, vf_coef=vf_coef)
+        check_not_negative(critic_timesteps=critic_timesteps)
+        if critic_timesteps and not vf_coef:
+            raise ValueError(
+                f"critic_timesteps is {critic_timesteps}, but by a vf_coef of 0 the critic learns nothing"
+            )
         if n_steps * num_envs % batch_size:
             raise ValueError(
                 f"batch_size is {batch_size}, it must divide n_steps * num_envs, {n_steps * num_envs}"
@@ -75,6 +78,7 @@ class MaskablePpoAgent:
         self.num_envs = num_envs
         self.reward_scale, self.reward_limit = reward_scale, reward_limit
         self.rollout_timesteps = self.report_timesteps = n_steps * num_envs
+        self._warm_start, self._critic_timesteps = warm_start, critic_timesteps
         self._network = shape_of(instance_hidden, head_hidden, attention_heads)
         self._hyperparameters: dict[str, Any] = {
             "learning_rate": learning_rate,
@@ -109,34 +113,46 @@ class MaskablePpoAgent:
             progress: told the number of timesteps and the metrics after each rollout.
         """
         total = self.total_timesteps if total_timesteps is None else total_timesteps
-        train(self, make_env, seed, directory, total, checkpoint_every, progress)
+        train(self, make_env, seed, directory, total, checkpoint_every, progress, self._take_up)
 
     def policy(self, directory: Path) -> Sb3Policy:
         """The greedy policy of the directory's last checkpoint."""
-        checkpoint = load_checkpoint(directory, {"algorithm": "maskable_ppo", "schema": SCHEMA_HASH})
-        if checkpoint is None:
-            raise FileNotFoundError(f"{directory / NAME} does not exist: train first")
-        weights = checkpoint["state"]["model"]["policy"]
-        actor = {name.removeprefix(ACTOR): weights[name] for name in weights if name.startswith(ACTOR)}
-        return Sb3Policy(ScoreNetwork.from_state(actor))
+        return Sb3Policy(ScoreNetwork.from_state(actor_of(directory, [PPO])))
 
     def run(self) -> Mapping[str, Any]:
         """What must not change between a run and its resumption."""
         return {
-            "algorithm": "maskable_ppo",
+            "algorithm": PPO,
             "num_envs": self.num_envs,
             "reward_scale": self.reward_scale,
             "reward_limit": self.reward_limit,
+            "warm_start": self._warm_start,
+            "critic_timesteps": self._critic_timesteps,
             **self._network,
             **self._hyperparameters,
         }
 
-    def build(self, envs: VecEnv, total_timesteps: int) -> MaskablePPO:
+    def build(self, envs: VecEnv, total_timesteps: int) -> FleetPpo:
         """An untrained model."""
         policy_kwargs = {"net_arch": self._network, "features_extractor_class": WholeObservation}
-        return MaskablePPO(
+        model = FleetPpo(
             FleetActorCritic, envs, policy_kwargs=policy_kwargs, device="cpu", **self._hyperparameters
         )
+        model.critic_timesteps = self._critic_timesteps
+        return model
+
+    def _take_up(self, model: FleetPpo) -> None:
+        """Begin with the actor that another run trained, if so configured."""
+        if self._warm_start is None:
+            return
+        actor: Any = model.policy.mlp_extractor.actor
+        weights = actor_of(Path(self._warm_start), [IMITATION, PPO])
+        if _shapes(weights) != _shapes(actor.state_dict()):
+            raise ValueError(
+                f"warm_start is {self._warm_start}, whose network has another shape: set instance_hidden,"
+                " head_hidden and attention_heads as that run has them (config.yaml)"
+            )
+        actor.load_state_dict(weights)
 
     def state(self, model: MaskablePPO) -> dict[str, Any]:
         """All that a segment leaves to the next."""
@@ -151,6 +167,22 @@ class MaskablePpoAgent:
         model.policy.load_state_dict(state["policy"])
         model.policy.optimizer.load_state_dict(state["optimizer"])
         model._n_updates = state["num_updates"]
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: held.shape for name, held in weights.items()}
+
+
+class FleetPpo(MaskablePPO):  # type: ignore[misc]
+    """sb3-contrib's PPO, whose actor waits for its critic."""
+
+    critic_timesteps: int
+    """Timesteps in which the critic alone learns. One that knows nothing yet would spoil a good actor."""
+
+    def train(self) -> None:
+        """Learn from a rollout."""
+        self.policy.mlp_extractor.actor.requires_grad_(self.num_timesteps > self.critic_timesteps)
+        super().train()
 
 
 class WholeObservation(BaseFeaturesExtractor):
@@ -169,7 +201,7 @@ class ActorCritic(nn.Module):
 
     def __init__(self, **shape: Any) -> None:
         super().__init__()
-        self.actor = ScoreNetwork(len(ENCODED_NAMES), **shape, gain=ACTOR_GAIN)
+        self.actor = ScoreNetwork(len(ENCODED_NAMES), **shape, gain=GAIN)
         self.critic = ValueNetwork(len(ENCODED_NAMES), **shape)
 
     def forward(self, observation: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -113,6 +113,19 @@ class ScoreNetwork(nn.Module):
             hidden = layer(torch.relu(hidden))
         return hidden.squeeze(-1)
 
+    @property
+    def num_scores(self) -> int:
+        """Of each instance."""
+        return len(self.head[-1].bias)  # type: ignore[arg-type]
+
+    def mean_of_first(self, count: int) -> ScoreNetwork:
+        """A network whose only score is the mean of this one's first ``count``."""
+        state = self.state_dict()
+        for part in ("weight", "bias"):
+            name = f"head.{len(self.head) - 1}.{part}"
+            state[name] = state[name][:count].mean(dim=0, keepdim=True)
+        return self.from_state(state)
+
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> ScoreNetwork:
         """The network with these weights, as ``state_dict`` returned them; its shape is read off them."""
