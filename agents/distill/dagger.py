@@ -21,7 +21,7 @@ from agents.distill.lessons import Lessons, concatenate
 from agents.distill.policy import Distilled
 from agents.metrics import requests_of
 from agents.per_router import per_router
-from agents.policy import Decision, Policy
+from agents.policy import Decision, Foreseeing, Policy
 from agents.rollout import finish, play, policy_rng, replay
 from envs.feedback import Feedback
 from envs.observation import Observation
@@ -76,7 +76,7 @@ def distil(
     for _ in range(num_rounds):
         num_wanted = num_decisions
         while num_wanted > 0:
-            lesson = _taught(env, teacher, acting, seed)
+            lesson = taught(env, teacher, acting, seed)
             lessons.append(lesson)
             num_wanted -= len(lesson)
             seed += 1
@@ -93,12 +93,24 @@ def distil(
     return Distillation([Attempt(rule, number, ttft_mean_s[rule]) for rule, number in rules])
 
 
-def _taught(env: RoutingEnv, teacher: Policy, acting: Policy | None, seed: int) -> Lessons:
-    """An episode of the student, of the teacher where there is no student yet."""
-    taught = _Taught(per_router(teacher, env), None if acting is None else per_router(acting, env))
-    taught.reset(policy_rng(seed))
-    finish(env, taught, replay(env, seed, (), ()))
-    return taught.lessons()
+def taught(env: RoutingEnv, teacher: Policy, acting: Policy | None, seed: int) -> Lessons:
+    """What a teacher thinks of the decisions of an episode; it learns nothing meanwhile.
+
+    Args:
+        env: Where the episode is played.
+        teacher: Who says what it thinks of the instances. One that foresees routes the episode itself,
+            whoever else could: what it says holds for that one alone.
+        acting: Who routes. None: the teacher.
+        seed: Of the episode.
+    """
+    if isinstance(teacher, Foreseeing):
+        teacher.foresee(env, seed)
+        noting = _Taught(teacher, None)
+    else:
+        noting = _Taught(per_router(teacher, env), None if acting is None else per_router(acting, env))
+    noting.reset(policy_rng(seed))
+    finish(env, noting, replay(env, seed, (), ()))
+    return noting.lessons()
 
 
 def _ttft_mean_s(env: RoutingEnv, rule: Rule, seed: int, num_decisions: int) -> float:

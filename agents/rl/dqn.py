@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor
 
-from agents.hyperparameters import check_counts, check_positive, check_range, check_widths
+from agents.hyperparameters import check_counts, check_positive, check_range
 from agents.rl.checkpoint import NAME, load_checkpoint
-from agents.rl.network import ScoreNetwork
+from agents.rl.network import ScoreNetwork, shape_of
 from agents.rl.sb3_policy import Sb3Policy
 from agents.rl.training import MakeEnv, Progress, train
 from envs.observation import ENCODED_NAMES, SCHEMA_HASH
@@ -35,6 +35,7 @@ MASKED_VALUE = -1e8
 class DqnAgent:
     """Trains with DQN; the hyperparameters are told of in ``conf/agent/dqn.yaml``."""
 
+    algorithm: ClassVar[str] = "dqn"
     report_timesteps = 1000
 
     def __init__(
@@ -59,6 +60,7 @@ class DqnAgent:
         reward_limit: float,
         instance_hidden: Sequence[int],
         head_hidden: Sequence[int],
+        attention_heads: int,
     ) -> None:
         check_counts(
             total_timesteps=total_timesteps,
@@ -87,7 +89,6 @@ class DqnAgent:
             exploration_initial_eps=exploration_initial_eps,
             exploration_final_eps=exploration_final_eps,
         )
-        check_widths(instance_hidden=instance_hidden, head_hidden=head_hidden)
         if target_update_interval < num_envs:
             raise ValueError(
                 f"target_update_interval is {target_update_interval}, below num_envs, which is {num_envs}"
@@ -96,7 +97,7 @@ class DqnAgent:
         self.num_envs = num_envs
         self.reward_scale, self.reward_limit = reward_scale, reward_limit
         self.rollout_timesteps = train_freq * num_envs
-        self._widths = {"instance_hidden": list(instance_hidden), "head_hidden": list(head_hidden)}
+        self._network = shape_of(instance_hidden, head_hidden, attention_heads)
         self._hyperparameters = {
             "learning_rate": learning_rate,
             "buffer_size": buffer_size,
@@ -137,31 +138,40 @@ class DqnAgent:
 
     def policy(self, directory: Path) -> Sb3Policy:
         """The greedy policy of the directory's last checkpoint."""
-        checkpoint = load_checkpoint(directory, {"algorithm": "dqn", "schema": SCHEMA_HASH})
+        return Sb3Policy(self.network(directory))
+
+    def network(self, directory: Path) -> ScoreNetwork:
+        """The Q-network of the directory's last checkpoint."""
+        checkpoint = load_checkpoint(directory, {"algorithm": self.algorithm, "schema": SCHEMA_HASH})
         if checkpoint is None:
             raise FileNotFoundError(f"{directory / NAME} does not exist: train first")
         weights = checkpoint["state"]["model"]["policy"]
         q_net = {name.removeprefix(Q_NET): weights[name] for name in weights if name.startswith(Q_NET)}
-        return Sb3Policy(ScoreNetwork.from_state(q_net))
+        return ScoreNetwork.from_state(q_net)
 
     def run(self) -> Mapping[str, Any]:
         """What must not change between a run and its resumption."""
         return {
-            "algorithm": "dqn",
+            "algorithm": self.algorithm,
             "num_envs": self.num_envs,
             "reward_scale": self.reward_scale,
             "reward_limit": self.reward_limit,
-            **self._widths,
+            **self._network,
             **self._hyperparameters,
         }
 
     def build(self, envs: VecEnv, total_timesteps: int) -> MaskedDqn:
         """An untrained model."""
-        policy_kwargs = {"net_arch": self._widths}
+        make_model, policy = self.classes()
+        policy_kwargs = {"net_arch": self._network}
         hyperparameters: dict[str, Any] = self._hyperparameters
-        model = MaskedDqn(FleetDqnPolicy, envs, policy_kwargs=policy_kwargs, device="cpu", **hyperparameters)
+        model = make_model(policy, envs, policy_kwargs=policy_kwargs, device="cpu", **hyperparameters)
         model.run_timesteps = total_timesteps
         return model
+
+    def classes(self) -> tuple[type[MaskedDqn], type[FleetDqnPolicy]]:
+        """Those of the model and of its policy."""
+        return MaskedDqn, FleetDqnPolicy
 
     def state(self, model: MaskedDqn) -> dict[str, Any]:
         """All that a segment leaves to the next."""
@@ -202,8 +212,14 @@ def _arrays(buffer: Any) -> dict[str, NDArray[Any]]:
     }
 
 
+def masked(values: Tensor, mask: Tensor) -> Tensor:
+    """The values, ``MASKED_VALUE`` where masked; where all is masked they stay: nothing is chosen there."""
+    is_masked = mask == 0
+    return values.masked_fill(is_masked & ~is_masked.all(dim=-1, keepdim=True), MASKED_VALUE)
+
+
 class FleetQNetwork(QNetwork):
-    """Q-values, ``MASKED_VALUE`` where masked; where all is masked they stay, as nothing is chosen there."""
+    """Q-values of all instances."""
 
     def __init__(self, net_arch: Any, **kwargs: Any) -> None:
         super().__init__(net_arch=[], **kwargs)
@@ -211,10 +227,7 @@ class FleetQNetwork(QNetwork):
 
     def forward(self, obs: Any) -> Tensor:
         """Q-values ``[batch, max_instances]``."""
-        masked = obs["mask"] == 0
-        masked = masked & ~masked.all(dim=-1, keepdim=True)
-        values: Tensor = self.q_net(obs["instances"], obs["mask"])
-        return values.masked_fill(masked, MASKED_VALUE)
+        return masked(self.q_net(obs["instances"], obs["mask"]), obs["mask"])
 
 
 class FleetDqnPolicy(DQNPolicy):

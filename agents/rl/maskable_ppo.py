@@ -15,14 +15,12 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from agents.hyperparameters import check_counts, check_positive, check_range, check_widths
-from agents.rl.checkpoint import NAME, load_checkpoint
-from agents.rl.network import ScoreNetwork, ValueNetwork
+from agents.hyperparameters import check_counts, check_not_negative, check_positive, check_range
+from agents.rl.actor import GAIN, IMITATION, PPO, actor_of
+from agents.rl.network import ScoreNetwork, ValueNetwork, shape_of
 from agents.rl.sb3_policy import Sb3Policy
 from agents.rl.training import MakeEnv, Progress, train
-from envs.observation import ENCODED_NAMES, SCHEMA_HASH
-
-ACTOR = "mlp_extractor.actor."
+from envs.observation import ENCODED_NAMES
 
 
 class MaskablePpoAgent:
@@ -47,6 +45,9 @@ class MaskablePpoAgent:
         reward_limit: float,
         instance_hidden: Sequence[int],
         head_hidden: Sequence[int],
+        attention_heads: int,
+        warm_start: str | None,
+        critic_timesteps: int,
     ) -> None:
         check_counts(
             total_timesteps=total_timesteps,
@@ -64,7 +65,11 @@ class MaskablePpoAgent:
         )
         check_range(0, 1, gamma=gamma, gae_lambda=gae_lambda)
         check_range(0, 100, ent_coef=ent_coef, vf_coef=vf_coef)
-        check_widths(instance_hidden=instance_hidden, head_hidden=head_hidden)
+        check_not_negative(critic_timesteps=critic_timesteps)
+        if critic_timesteps and not vf_coef:
+            raise ValueError(
+                f"critic_timesteps is {critic_timesteps}, but by a vf_coef of 0 the critic learns nothing"
+            )
         if n_steps * num_envs % batch_size:
             raise ValueError(
                 f"batch_size is {batch_size}, it must divide n_steps * num_envs, {n_steps * num_envs}"
@@ -73,7 +78,8 @@ class MaskablePpoAgent:
         self.num_envs = num_envs
         self.reward_scale, self.reward_limit = reward_scale, reward_limit
         self.rollout_timesteps = self.report_timesteps = n_steps * num_envs
-        self._widths = {"instance_hidden": list(instance_hidden), "head_hidden": list(head_hidden)}
+        self._warm_start, self._critic_timesteps = warm_start, critic_timesteps
+        self._network = shape_of(instance_hidden, head_hidden, attention_heads)
         self._hyperparameters: dict[str, Any] = {
             "learning_rate": learning_rate,
             "n_steps": n_steps,
@@ -107,34 +113,46 @@ class MaskablePpoAgent:
             progress: told the number of timesteps and the metrics after each rollout.
         """
         total = self.total_timesteps if total_timesteps is None else total_timesteps
-        train(self, make_env, seed, directory, total, checkpoint_every, progress)
+        train(self, make_env, seed, directory, total, checkpoint_every, progress, self._take_up)
 
     def policy(self, directory: Path) -> Sb3Policy:
         """The greedy policy of the directory's last checkpoint."""
-        checkpoint = load_checkpoint(directory, {"algorithm": "maskable_ppo", "schema": SCHEMA_HASH})
-        if checkpoint is None:
-            raise FileNotFoundError(f"{directory / NAME} does not exist: train first")
-        weights = checkpoint["state"]["model"]["policy"]
-        actor = {name.removeprefix(ACTOR): weights[name] for name in weights if name.startswith(ACTOR)}
-        return Sb3Policy(ScoreNetwork.from_state(actor))
+        return Sb3Policy(ScoreNetwork.from_state(actor_of(directory, [PPO])))
 
     def run(self) -> Mapping[str, Any]:
         """What must not change between a run and its resumption."""
         return {
-            "algorithm": "maskable_ppo",
+            "algorithm": PPO,
             "num_envs": self.num_envs,
             "reward_scale": self.reward_scale,
             "reward_limit": self.reward_limit,
-            **self._widths,
+            "warm_start": self._warm_start,
+            "critic_timesteps": self._critic_timesteps,
+            **self._network,
             **self._hyperparameters,
         }
 
-    def build(self, envs: VecEnv, total_timesteps: int) -> MaskablePPO:
+    def build(self, envs: VecEnv, total_timesteps: int) -> FleetPpo:
         """An untrained model."""
-        policy_kwargs = {"net_arch": self._widths, "features_extractor_class": WholeObservation}
-        return MaskablePPO(
+        policy_kwargs = {"net_arch": self._network, "features_extractor_class": WholeObservation}
+        model = FleetPpo(
             FleetActorCritic, envs, policy_kwargs=policy_kwargs, device="cpu", **self._hyperparameters
         )
+        model.critic_timesteps = self._critic_timesteps
+        return model
+
+    def _take_up(self, model: FleetPpo) -> None:
+        """Begin with the actor that another run trained, if so configured."""
+        if self._warm_start is None:
+            return
+        actor: Any = model.policy.mlp_extractor.actor
+        weights = actor_of(Path(self._warm_start), [IMITATION, PPO])
+        if _shapes(weights) != _shapes(actor.state_dict()):
+            raise ValueError(
+                f"warm_start is {self._warm_start}, whose network has another shape: set instance_hidden,"
+                " head_hidden and attention_heads as that run has them (config.yaml)"
+            )
+        actor.load_state_dict(weights)
 
     def state(self, model: MaskablePPO) -> dict[str, Any]:
         """All that a segment leaves to the next."""
@@ -151,6 +169,22 @@ class MaskablePpoAgent:
         model._n_updates = state["num_updates"]
 
 
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: held.shape for name, held in weights.items()}
+
+
+class FleetPpo(MaskablePPO):  # type: ignore[misc]
+    """sb3-contrib's PPO, whose actor waits for its critic."""
+
+    critic_timesteps: int
+    """Timesteps in which the critic alone learns. One that knows nothing yet would spoil a good actor."""
+
+    def train(self) -> None:
+        """Learn from a rollout."""
+        self.policy.mlp_extractor.actor.requires_grad_(self.num_timesteps > self.critic_timesteps)
+        super().train()
+
+
 class WholeObservation(BaseFeaturesExtractor):
     """Hands the observation on as it is: the network wants instances and mask apart."""
 
@@ -165,11 +199,10 @@ class WholeObservation(BaseFeaturesExtractor):
 class ActorCritic(nn.Module):
     """Actor and critic without shared layers, in the shape that SB3 calls an MLP extractor."""
 
-    def __init__(self, instance_hidden: Sequence[int], head_hidden: Sequence[int]) -> None:
+    def __init__(self, **shape: Any) -> None:
         super().__init__()
-        num_features = len(ENCODED_NAMES)
-        self.actor = ScoreNetwork(num_features, instance_hidden, head_hidden, gain=0.01)
-        self.critic = ValueNetwork(num_features, instance_hidden, head_hidden)
+        self.actor = ScoreNetwork(len(ENCODED_NAMES), **shape, gain=GAIN)
+        self.critic = ValueNetwork(len(ENCODED_NAMES), **shape)
 
     def forward(self, observation: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Logits ``[batch, max_instances]`` and values ``[batch, 1]``."""
@@ -190,8 +223,8 @@ class FleetActorCritic(MaskableActorCriticPolicy):  # type: ignore[misc]
     """SB3's policy over ``ActorCritic``."""
 
     def _build(self, lr_schedule: Schedule) -> None:
-        widths: Any = self.net_arch
-        self.mlp_extractor = ActorCritic(**widths)  # type: ignore[assignment]
+        shape: Any = self.net_arch
+        self.mlp_extractor = ActorCritic(**shape)  # type: ignore[assignment]
         self.action_net = nn.Identity()  # type: ignore[assignment]
         self.value_net = nn.Identity()  # type: ignore[assignment]
         self.optimizer = torch.optim.Adam(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)

@@ -72,12 +72,14 @@ def train(
     total_timesteps: int,
     checkpoint_every: int,
     progress: Progress,
+    begin: Callable[[Any], None] | None = None,
 ) -> None:
     """Train to ``total_timesteps`` from the directory's last checkpoint, or from the start.
 
-    ``total_timesteps`` and ``checkpoint_every`` are rounded up to whole rollouts. On a live cluster, where
-    nothing can be replayed, a run that is taken up goes on in a new episode. The global random number
-    generators and the number of torch's threads are left as they were found.
+    ``begin`` is given the untrained model before it learns anything. ``total_timesteps`` and
+    ``checkpoint_every`` are rounded up to whole rollouts. On a live cluster, where nothing can be replayed, a
+    run that is taken up goes on in a new episode. The global random number generators and the number of
+    torch's threads are left as they were found.
     """
     check_counts(total_timesteps=total_timesteps, checkpoint_every=checkpoint_every)
     total = _round_up(total_timesteps, algorithm.rollout_timesteps)
@@ -106,6 +108,8 @@ def train(
             model = algorithm.build(envs, total)
             if checkpoint:
                 algorithm.load_state(model, checkpoint["state"]["model"])
+            elif begin is not None:
+                begin(model)
             model.num_timesteps = done
             model._last_obs = observations  # SB3 goes on from there instead of resetting
             model._last_episode_starts = np.ones(algorithm.num_envs, np.bool_)

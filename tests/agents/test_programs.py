@@ -54,6 +54,8 @@ TINY_TRAIN = {
     "lodestar": ["agent.first_training=20", "agent.retrain_every=20", "agent.training.num_epochs=1"],
     "maskable_ppo": ["agent.n_steps=16", "agent.num_envs=2", "agent.batch_size=16", "total_timesteps=64"],
     "dqn": ["agent.num_envs=2", "agent.learning_starts=10", "agent.buffer_size=100", "total_timesteps=64"],
+    "qr_dqn": ["agent.num_envs=2", "agent.learning_starts=10", "agent.buffer_size=100", "total_timesteps=64"],
+    "imitation": ["agent.round_timesteps=40", "agent.n_epochs=2", "total_timesteps=60"],
 }
 register()
 

@@ -31,9 +31,9 @@ def lodestar(range_check="chosen"):
     )
 
 
-def network():
+def network(attention_heads=0):
     torch.manual_seed(3)
-    return Sb3Policy(ScoreNetwork(len(ENCODED_NAMES), (32, 16), (8,)))
+    return Sb3Policy(ScoreNetwork(len(ENCODED_NAMES), (32, 16), (8,), attention_heads))
 
 
 LEARNED = {
@@ -42,6 +42,7 @@ LEARNED = {
     "lodestar_any": lambda: lodestar("any"),
     "marginal_delay": lambda: learned(MarginalDelay(), 50),
     "network": network,
+    "network_attention": lambda: network(attention_heads=4),
 }
 RULES = [name for name in CONFIGS if make(name).memory != "own"]
 """Those that can be exported."""

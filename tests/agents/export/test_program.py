@@ -29,13 +29,13 @@ def exported(directory, *overrides, given=()):
 def trained(tmp_path_factory):
     """Runs of every kind that is trained."""
     directory = tmp_path_factory.mktemp("runs")
-    for agent in ("linucb", "lodestar", "maskable_ppo", "dqn"):
+    for agent in ("linucb", "lodestar", "maskable_ppo", "dqn", "qr_dqn", "imitation"):
         overrides = TINY_TRAIN.get(agent, TINY_LINUCB)
         train(configured("train", directory / agent, *TINY, f"agent={agent}", *overrides))
     return directory
 
 
-@pytest.mark.parametrize("agent", ["linucb", "lodestar", "maskable_ppo", "dqn"])
+@pytest.mark.parametrize("agent", ["linucb", "lodestar", "maskable_ppo", "dqn", "qr_dqn", "imitation"])
 def test_what_was_trained_is_exported_with_its_world(agent, trained, tmp_path):
     directory = exported(tmp_path / "b", f"run={trained / agent}")
     assert {path.name for path in directory.iterdir()} == FILES
@@ -47,6 +47,22 @@ def test_what_was_trained_is_exported_with_its_world(agent, trained, tmp_path):
     assert "| policy.onnx, by onnxruntime | 60 " in card
     assert "It was not attacked" in card
     assert "rate_per_s: 20" in card  # of the run's workload, not of this program's
+
+
+def test_what_was_imitated_is_trained_on_and_exported(trained, tmp_path):
+    overrides = [*TINY_TRAIN["maskable_ppo"], f"agent.warm_start={trained / 'imitation'}"]
+    train(configured("train", tmp_path / "run", *TINY, "agent=maskable_ppo", *overrides))
+    config = tiny_evaluation(
+        tmp_path / "evaluation",
+        "+agent@policies.warm=maskable_ppo",
+        f"+trained.warm={tmp_path / 'run'}",
+        "+agent@policies.imitated=imitation",
+        f"+trained.imitated={trained / 'imitation'}",
+        "reference=warm",
+    )
+    assert set(evaluate(config)["policies"]) == {"warm", "imitated"}
+    directory = exported(tmp_path / "b", f"run={tmp_path / 'run'}")
+    assert {path.name for path in directory.iterdir()} == FILES
 
 
 def test_a_rule_needs_no_run(tmp_path):

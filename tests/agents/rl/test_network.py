@@ -15,14 +15,19 @@ def seeded():
     torch.set_rng_state(state)
 
 
-@pytest.fixture
-def network():
-    return ScoreNetwork(NUM_FEATURES, [8, 6], [7, 4])
+@pytest.fixture(params=[0, 1, 3], ids=lambda num_heads: f"{num_heads}_heads")
+def attention_heads(request):
+    return request.param
 
 
 @pytest.fixture
-def value():
-    return ValueNetwork(NUM_FEATURES, [8, 6], [7])
+def network(attention_heads):
+    return ScoreNetwork(NUM_FEATURES, [16, 12], [14, 9], attention_heads)
+
+
+@pytest.fixture
+def value(attention_heads):
+    return ValueNetwork(NUM_FEATURES, [16, 12], [14], attention_heads)
 
 
 def fleet(num_instances=4, batch=3):
@@ -78,10 +83,14 @@ def test_arrays_score_as_the_network_does(network):
         )
 
 
-def test_widths_are_read_off_the_weights(network):
+def test_the_shape_is_read_off_the_weights(network, attention_heads):
     encoded, mask = fleet()
     again = ScoreNetwork.from_state(network.state_dict())
     assert torch.equal(again(encoded, mask), network(encoded, mask))
+    several = ScoreNetwork(NUM_FEATURES, [16, 12], [14, 9], attention_heads, num_scores=5)
+    assert several(encoded, mask).shape == (3, 4, 5)
+    again = ScoreNetwork.from_state(several.state_dict())
+    assert torch.equal(again(encoded, mask), several(encoded, mask))
 
 
 def test_other_weights_are_refused(value):

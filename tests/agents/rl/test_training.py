@@ -24,7 +24,9 @@ from .toy_agents import (
 )
 
 TOYS = {"faster": FasterInstance, "masked": Masked, "backlog": Backlog}
-NUM_TIMESTEPS = {"maskable_ppo": 6000, "dqn": 4000}
+NUM_TIMESTEPS = {"maskable_ppo": 6000, "dqn": 4000, "qr_dqn": 4000}
+FILLED = {"dqn": {"buffer_size": 600}, "qr_dqn": {"buffer_size": 600}}
+"""Replay buffers that are full before the run ends."""
 
 
 @pytest.fixture(params=CLASSES)
@@ -63,7 +65,7 @@ def uninterrupted(tmp_path_factory):
     checkpoints = {}
     for name in CLASSES:
         directory = tmp_path_factory.mktemp(name)
-        learn(make_agent(name, buffer_size=600) if name == "dqn" else make_agent(name), Backlog, directory)
+        learn(make_agent(name, **FILLED.get(name, {})), Backlog, directory)
         checkpoints[name] = checkpoint_of(directory)
     return checkpoints
 
@@ -86,7 +88,7 @@ class Fragile(gym.Wrapper):
 def test_a_run_killed_anywhere_and_resumed_ends_as_if_it_had_not_been(
     name, num_steps, uninterrupted, tmp_path
 ):
-    make = lambda: make_agent(name, **({"buffer_size": 600} if name == "dqn" else {}))  # noqa: E731
+    make = lambda: make_agent(name, **FILLED.get(name, {}))  # noqa: E731
     steps_left = [num_steps]
     before = global_randomness()
     with pytest.raises(KeyboardInterrupt):
@@ -98,7 +100,7 @@ def test_a_run_killed_anywhere_and_resumed_ends_as_if_it_had_not_been(
 
 
 def test_ctrl_c_in_progress_leaves_a_checkpoint_that_is_resumed(name, uninterrupted, tmp_path):
-    make = lambda: make_agent(name, **({"buffer_size": 600} if name == "dqn" else {}))  # noqa: E731
+    make = lambda: make_agent(name, **FILLED.get(name, {}))  # noqa: E731
     num_interrupts = 0
 
     def interrupt(num_timesteps, metrics):
@@ -112,7 +114,7 @@ def test_ctrl_c_in_progress_leaves_a_checkpoint_that_is_resumed(name, uninterrup
             num_interrupts += 1
             if name == "maskable_ppo":  # one rollout is half a segment: the first never gets further
                 break
-    if name == "dqn":
+    if name != "maskable_ppo":
         assert num_interrupts == 2  # each segment ends with a report, after its checkpoint
     learn(make(), Backlog, tmp_path)
     assert checkpoint_of(tmp_path) == uninterrupted[name]
@@ -270,6 +272,7 @@ def test_a_run_of_no_length_is_refused(name, argument, key, value, tmp_path):
         ("learning_rate", 0.0),
         ("gamma", 1.1),
         ("reward_scale", float("inf")),
+        ("attention_heads", 5),
         ("instance_hidden", []),
         ("head_hidden", [64, 0]),
         ("head_hidden", "64"),

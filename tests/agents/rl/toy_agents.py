@@ -10,8 +10,22 @@ import yaml
 from agents.rl.checkpoint import NAME, read_tensors
 from agents.rl.dqn import DqnAgent
 from agents.rl.maskable_ppo import MaskablePpoAgent
+from agents.rl.qr_dqn import QrDqnAgent
 
 WIDTHS = {"instance_hidden": [32, 32], "head_hidden": [32]}
+TOY_DQN = {
+    **WIDTHS,
+    "num_envs": 4,
+    "train_freq": 2,
+    "gradient_steps": 2,
+    "batch_size": 64,
+    "learning_starts": 200,
+    "target_update_interval": 200,
+    "gamma": 0.9,
+    "learning_rate": 1e-3,
+    "reward_scale": 5.0,  # with 1.0 one seed in six ends a little short of the optimum of Backlog
+    "reward_limit": 1000.0,
+}
 TOY_SIZES = {
     "maskable_ppo": {
         **WIDTHS,
@@ -23,21 +37,10 @@ TOY_SIZES = {
         "reward_scale": 1.0,
         "reward_limit": 1000.0,
     },
-    "dqn": {
-        **WIDTHS,
-        "num_envs": 4,
-        "train_freq": 2,
-        "gradient_steps": 2,
-        "batch_size": 64,
-        "learning_starts": 200,
-        "target_update_interval": 200,
-        "gamma": 0.9,
-        "learning_rate": 1e-3,
-        "reward_scale": 5.0,  # with 1.0 one seed in six ends a little short of the optimum of Backlog
-        "reward_limit": 1000.0,
-    },
+    "dqn": TOY_DQN,
+    "qr_dqn": {**TOY_DQN, "num_quantiles": 10},
 }
-CLASSES = {"maskable_ppo": MaskablePpoAgent, "dqn": DqnAgent}
+CLASSES = {"maskable_ppo": MaskablePpoAgent, "dqn": DqnAgent, "qr_dqn": QrDqnAgent}
 
 
 def configuration(name):
