@@ -138,7 +138,11 @@ class FakeVllm:
         await self._stopped.wait()
         for transport in list(self._streams):
             transport.abort()
+        server = runner.server
         await runner.cleanup()
+        for connection in server.connections:  # accepted meanwhile
+            if connection.transport is not None:
+                connection.transport.abort()
         await asyncio.sleep(0.01)  # in which what was aborted is closed
 
     async def _models(self, request: web.Request) -> web.Response:
