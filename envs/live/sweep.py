@@ -184,7 +184,7 @@ class Sweep:
         """Let the server do what it does only once, and find out how fast it is."""
         for _ in range(3):
             _, pace = await self._alone(self.prompt(num_prompt_tokens))
-        self.num_steps = max(MIN_STEPS, min(MAX_STEPS, round(PACE_S / pace.step_s)))
+        self.num_steps = num_steps_of(pace.step_s)
 
     async def _alone(self, prompt: Sequence[int]) -> tuple[float, Pace]:
         """Time to first token, and the pace after it."""
@@ -257,6 +257,11 @@ def _while_all_decode(times: Sequence[Times]) -> list[Times]:
 def _num_tokens(times: Times) -> int:
     """After the first of these instants."""
     return times[-1][1] - times[0][1] if times else 0
+
+
+def num_steps_of(step_s: float) -> int:
+    """Decode steps to measure a pace by; ``step_s`` may be 0, where all tokens were read at once."""
+    return MAX_STEPS if step_s <= PACE_S / MAX_STEPS else max(MIN_STEPS, round(PACE_S / step_s))
 
 
 def _pace(times: Times, num_prompt_tokens: int) -> Pace:

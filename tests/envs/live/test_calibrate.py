@@ -180,6 +180,13 @@ def test_what_breaks_while_it_is_measured_is_told(fake, fault, message):
         calibrate.calibrate(Options(fake.url))
 
 
+def test_a_pace_is_measured_for_a_fifth_of_a_second():
+    assert sweep.num_steps_of(0.01) == 20
+    assert sweep.num_steps_of(1.0) == sweep.MIN_STEPS
+    assert sweep.num_steps_of(1e-6) == sweep.MAX_STEPS
+    assert sweep.num_steps_of(0.0) == sweep.MAX_STEPS  # a busy machine read all tokens at once
+
+
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
