@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo docs distill reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router routebench tune-routebench reference-routebench reliability memory many-routers served fuzz parity plugs sweeps golden lint types clean
+.PHONY: help demo check-demo docs distill reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router routebench routebench-all tune-routebench reference-routebench reliability memory many-routers served fuzz parity plugs sweeps golden lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -117,11 +117,16 @@ live-attack: $(VENV)/.installed vllm  ## Replay an attack that was found in emul
 	$(BIN)/python -m envs.live.serve kind=modelled profile=h100_llama-3.1-8b,l40s_llama-3.1-8b time_scale=4 \
 	  max_model_len=16384 -- $(BIN)/python -m adversary.live experiment=robustness/live
 
-RULES := aibrix_least_latency,aibrix_load_balance,aibrix_preble,aibrix_prefix,cache_aware,dual_map,dynamo_cost,dynamo_two_tier,least_in_flight,least_kv_cache,llmd_affinity,llmd_token_load,llmd_weighted,llumnix,lmetric,power_of_two,random,ray_prefix,round_robin,session_hash,slo_slack,smg_cache_aware,smg_least_load,smg_prefix_hash,stack_load_aware,stack_prefix_aware,sticky_least_loaded,vllm_dp,vtc
-LEARNED := marginal_delay,linucb,optimistic_ftrl
-routebench: $(VENV)/.installed  ## Run RouteBench: all rules, some of them tuned too, and what learns (hours; it can be stopped).
-	$(BIN)/python -m agents.benchmark policy=[$(RULES),$(LEARNED)] reference=aibrix_prefix \
-	  tuned=runs/reference/routebench/tuned.json name=routebench
+STRONG := aibrix_prefix,dynamo_cost,llmd_affinity,llmd_token_load,llumnix,lmetric,slo_slack,smg_cache_aware,stack_load_aware
+WEAKER := aibrix_least_latency,aibrix_load_balance,aibrix_preble,cache_aware,dual_map,dynamo_two_tier,least_in_flight,least_kv_cache,llmd_weighted,power_of_two,random,ray_prefix,round_robin,session_hash,smg_least_load,smg_prefix_hash,stack_prefix_aware,sticky_least_loaded,vllm_dp,vtc
+LEARNED := marginal_delay
+AT_80 := azure,dies_returns,equal@80,fast_slow@80,lodestar@80,mixed_64,mooncake@80,overload,prefix_10,prefix_30,prefix_50,prefix_70,routers_4,scrape_50ms,scrape_1s,scrape_10s,scrape_30s,servegen,shift_0_50,shift_5_50,throttled,weka
+BENCHMARK := -m agents.benchmark reference=aibrix_prefix tuned=runs/reference/routebench/tuned.json name=routebench
+routebench: $(VENV)/.installed  ## Run RouteBench at 80 % load: what learns against the nine strongest rules, four tuned too (an hour).
+	$(BIN)/python $(BENCHMARK) policy=[$(STRONG),$(LEARNED)] scenarios=[$(AT_80)]
+
+routebench-all: $(VENV)/.installed  ## The same with every rule at every load (four hours; it goes on where it was stopped).
+	$(BIN)/python $(BENCHMARK) policy=[$(STRONG),$(WEAKER),$(LEARNED),linucb,optimistic_ftrl]
 
 WORLDS := equal,fast_slow,lodestar,mixed_64,mooncake,azure,servegen,weka,prefix_10,prefix_30,prefix_50,prefix_70,shift_0_50,shift_5_50,routers_4,throttled,dies_returns,overload
 TUNED := dynamo_cost,llmd_affinity,slo_slack,smg_cache_aware,marginal_delay
