@@ -2,7 +2,8 @@
 
 With P the profile's prefill speed (one prompt of 2048 tokens alone), d its decode step (of 32,768 tokens of
 context), n the prompt's tokens, u those of them that must be computed, U, N and m the uncached tokens, prompt
-tokens and number of the prompts ahead, D the tokens of context being decoded and K those of the KV cache:
+tokens and number of the prompts ahead, D the tokens of context being decoded, K those of the KV cache and H
+those of it in use (``held_tokens``):
 
 ===============  =====================================  ==================================================
 term             seconds                                why
@@ -13,7 +14,7 @@ own_beside       (u / 2048) d D / 32768                 decodes share the steps;
 ahead            V / P, V = U (1 - 1 / 2m)              first come, first served; the first is half done
 ahead_attention  q V (N - U / 2) / (m P)                likewise, of m prompts of one length
 ahead_beside     (V / 2048) d D / 32768                 likewise
-room             max(D + N + n - 0.9 K, 0) / tokens/s   until enough blocks are free
+room             max(H + u - 0.9 K, 0) / tokens/s       until enough blocks are free
 others           2048 * num_waiting / P                 what other routers sent, as of the last scrape
 step             decode_step_s                          the step under way
 floor            1                                      network, server, scheduler
@@ -30,6 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from agents.bandits.held_tokens import held_tokens_of
 from envs.observation import (
     DECODE_STEP_S,
     NUM_IN_FLIGHT_DECODE_TOKENS,
@@ -77,6 +79,7 @@ class Load(NamedTuple):
     num_tokens_ahead: Any
     num_prompts_ahead: Any
     num_decoding_tokens: Any
+    num_held_tokens: Any
     num_kv_cache_tokens: Any
     throughput_tokens_per_s: Any
     num_waiting: Any
@@ -93,6 +96,7 @@ def load_of(instances: Any, num_prompt_tokens: Any, num_cached_tokens: Any) -> L
         instances[:, NUM_IN_FLIGHT_PREFILL_TOKENS],
         np.maximum(instances[:, NUM_IN_FLIGHT_PREFILLS], 1.0),
         instances[:, NUM_IN_FLIGHT_DECODE_TOKENS],
+        held_tokens_of(instances),
         np.maximum(instances[:, NUM_KV_CACHE_TOKENS], 1.0),
         instances[:, RECENT_TOKENS_PER_S],
         instances[:, NUM_WAITING],
@@ -109,7 +113,7 @@ def terms_of(load: Load) -> list[Any]:
     context = np.maximum(load.num_prompt_tokens - 0.5 * to_compute, 0.0)
     context_ahead = np.maximum(load.num_tokens_ahead - 0.5 * load.num_uncached_ahead, 0.0)
     beside_s = load.decode_step_s * load.num_decoding_tokens / (TOKENS_PER_STEP * PROFILED_CONTEXT)
-    wanted = load.num_decoding_tokens + load.num_tokens_ahead + load.num_prompt_tokens
+    wanted = load.num_held_tokens + to_compute
     freed_per_s = np.maximum(load.throughput_tokens_per_s, capacity / SLOWEST_TURNOVER_S)
     return [
         own,

@@ -23,7 +23,9 @@ def test_terms_computed_by_hand():
         num_in_flight_prefill_tokens=8000,
         num_in_flight_prefills=2,
         num_in_flight_decode_tokens=50_000,
-        num_kv_cache_tokens=100_000,
+        num_kv_cache_tokens=90_000,
+        frac_kv_cache_usage=0.6,
+        num_tokens_sent_since_scrape=2000,
         recent_tokens_per_s=2000,
         num_waiting=3,
         decode_step_s=0.02,
@@ -36,7 +38,7 @@ def test_terms_computed_by_hand():
         "ahead": 0.3,  # the first of two is half done
         "ahead_attention": 6e-5 * 0.3 * 6000 / 2,
         "ahead_beside": 3000 / 2048 * 0.02 * 50_000 / 32_768,
-        "room": 8000 / 2000,  # 98,000 are wanted, 90,000 are there
+        "room": 5000 / 2000,  # 54,000 + 2,000 in use and 30,000 to come, of 81,000
         "others": 0.6144,
         "step": 0.02,
         "floor": 1.0,
