@@ -14,7 +14,7 @@ from agents.bandits.choice import best_instances, pick, share_of_best
 from agents.bandits.nonnegative_model import NonnegativeModel
 from agents.bandits.pace import Pace
 from agents.bandits.pending import PendingDecisions
-from agents.bandits.prefill_time import NUM_OWN, TERMS, load_of, terms_of
+from agents.bandits.prefill_time import NUM_OWN, TERMS, load_of, share_seen_of, terms_of
 from agents.bandits.survival import Survival, turnovers_of
 from agents.hyperparameters import check_not_negative, check_positive
 from agents.policy import Decision, Judgement, Look, valid_instances
@@ -43,7 +43,7 @@ PRIOR: Mapping[str, float] = MappingProxyType(
         "ahead_attention": 0.9,
         "ahead_beside": 0.2,
         "room": 1.0,
-        "others": 0.0,
+        "others": 1.0,
         "step": 1.0,
         "floor": 0.02,
     }
@@ -79,7 +79,8 @@ class MarginalDelay:
     had its cache been turned over ``home_memory`` times more slowly, has a credit of ``home`` times the
     (linear) work that the match saves. Of several homes the one that was used last has the most, so that
     prefixes that were spread gather again; and what comes again far too late to be found has none. Where
-    there is no prefix caching nothing is pushed out: the credit is that of the best home.
+    there is no prefix caching nothing is pushed out: the credit is that of the best home. And where other
+    routers send as well, who gather elsewhere, the credit is the share of the requests that this one sends.
 
     The weights' prior is what they end at in emulation, so that it decides sensibly from the first request.
 
@@ -107,8 +108,8 @@ class MarginalDelay:
         grain_s: float = 0.2,
         externality: float = 1.0,
         prior_arrivals: float = 10.0,
-        home: float = 5.0,
-        home_memory: float = 8.0,
+        home: float = 8.0,
+        home_memory: float = 4.0,
         half_turnovers: float = 2.0,
         slope: float = 2.0,
         pace_memory: float = 30.0,
@@ -171,7 +172,7 @@ class MarginalDelay:
             self.survival.share(turnovers / self.home_memory) * matched * float(self.model.weights[0]) / speed
         )
         home_s = home_s + (1.0 - instances[:, PREFIX_CACHING]) * home_s.max()
-        return wait_s + own_s + self.externality * others_s - self.home * home_s
+        return wait_s + own_s + self.externality * others_s - self.home * share_seen_of(instances) * home_s
 
     def observe(self, completions: Sequence[Feedback]) -> None:
         """Learn from each decision's own outcome."""

@@ -59,8 +59,10 @@ def test_costs_computed_by_hand():
     np.testing.assert_allclose(selfish.act(seen).scores, [-2.45, -2.0], rtol=1e-6)
 
 
-def credits(seen, **settings):
-    plain, credited = (make(prior=ONLY_WORK, home=home, **settings).act(seen).scores for home in (0.0, 3.0))
+def credits(seen):
+    plain, credited = (
+        make(prior=ONLY_WORK, home=home, home_memory=8.0).act(seen).scores for home in (0.0, 3.0)
+    )
     return credited - plain
 
 
@@ -90,6 +92,12 @@ def test_where_nothing_is_cached_nothing_is_pushed_out():
     seen = observation(ahead=[0, 0, 0], uncached=[200, 1000, 1000])
     seen["instances"][2, table.PREFIX_CACHING] = 0.0
     np.testing.assert_allclose(credits(seen), [2.4, 0.0, 2.4], rtol=1e-5)
+
+
+def test_among_other_routers_a_home_counts_by_the_share_of_what_it_sends():
+    seen = observation(ahead=[0, 0], uncached=[200, 1000])
+    seen["instances"][:, table.NUM_RUNNING], seen["instances"][:, table.NUM_IN_FLIGHT] = 4.0, 1.0
+    np.testing.assert_allclose(credits(seen), [2.4 / 4, 0.0], rtol=1e-5)
 
 
 def test_a_long_prompt_goes_where_few_wait():
