@@ -14,7 +14,7 @@ from agents.bandits.choice import best_instances, pick, share_of_best
 from agents.bandits.nonnegative_model import NonnegativeModel
 from agents.bandits.pace import Pace
 from agents.bandits.pending import PendingDecisions
-from agents.bandits.prefill_time import NUM_OWN, TERMS, load_of, terms_of
+from agents.bandits.prefill_time import NUM_OWN, TERMS, load_of, share_seen_of, terms_of
 from agents.bandits.survival import Survival, turnovers_of
 from agents.hyperparameters import check_not_negative, check_positive
 from agents.policy import Decision, Judgement, Look, valid_instances
@@ -27,6 +27,7 @@ from envs.observation import (
     NUM_PROMPT_TOKENS,
     NUM_UNCACHED_TOKENS,
     PREFILL_TOKENS_PER_S,
+    PREFIX_CACHING,
     Observation,
     decode,
     encode,
@@ -42,7 +43,7 @@ PRIOR: Mapping[str, float] = MappingProxyType(
         "ahead_attention": 0.9,
         "ahead_beside": 0.2,
         "room": 1.0,
-        "others": 0.0,
+        "others": 1.0,
         "step": 1.0,
         "floor": 0.02,
     }
@@ -74,9 +75,12 @@ class MarginalDelay:
     queue λ is the share.
 
     A prefix that is computed anew elsewhere also takes up cache there a second time, and prefixes that are
-    spread thus push each other out until none is found. So an instance that the router's index takes for a
-    prefix's home, whether or not it is still cached, has a credit of ``home`` times the (linear) work that
-    its match would save.
+    spread thus push each other out until none is found. So an instance that holds a prefix, or would hold it
+    had its cache been turned over ``home_memory`` times more slowly, has a credit of ``home`` times the
+    (linear) work that the match saves. Of several homes the one that was used last has the most, so that
+    prefixes that were spread gather again; and what comes again far too late to be found has none. Where
+    there is no prefix caching nothing is pushed out: the credit is that of the best home. And where other
+    routers send as well, who gather elsewhere, the credit is the share of the requests that this one sends.
 
     The weights' prior is what they end at in emulation, so that it decides sensibly from the first request.
 
@@ -88,6 +92,7 @@ class MarginalDelay:
         externality: Weight of the others' delay; 0: a selfish request, 1: their sum as it is.
         prior_arrivals: Requests by which the queue must be long to tell who comes there; many: even shares.
         home: Credit of where the prefix was sent before, in units of the work that its match saves.
+        home_memory: How many times longer than what is cached a prefix's home is remembered.
         half_turnovers: See ``Survival``.
         slope: See ``Survival``.
         pace_memory: See ``Pace``; 0: all instances are taken to be as their profiles say.
@@ -103,7 +108,8 @@ class MarginalDelay:
         grain_s: float = 0.2,
         externality: float = 1.0,
         prior_arrivals: float = 10.0,
-        home: float = 3.0,
+        home: float = 8.0,
+        home_memory: float = 4.0,
         half_turnovers: float = 2.0,
         slope: float = 2.0,
         pace_memory: float = 30.0,
@@ -113,9 +119,9 @@ class MarginalDelay:
         if prior.keys() != set(TERMS):
             raise ValueError(f"prior has the terms {', '.join(prior)}, they must be {', '.join(TERMS)}")
         check_not_negative(externality=externality, home=home, pace_memory=pace_memory)
-        check_positive(max_ttft_s=max_ttft_s, prior_arrivals=prior_arrivals)
-        self.externality, self.prior_arrivals, self.home = externality, prior_arrivals, home
-        self.max_ttft_s = max_ttft_s
+        check_positive(max_ttft_s=max_ttft_s, prior_arrivals=prior_arrivals, home_memory=home_memory)
+        self.externality, self.prior_arrivals = externality, prior_arrivals
+        self.home, self.home_memory, self.max_ttft_s = home, home_memory, max_ttft_s
         self.model = NonnegativeModel([prior[name] for name in TERMS], ridge, forgetting, grain_s)
         self.survival = Survival(half_turnovers, slope)
         self._pace = Pace(pace_memory) if pace_memory else None
@@ -152,7 +158,8 @@ class MarginalDelay:
     def _costs(self, instances: Any, request: Any, pace: Any) -> Any:
         """What the request costs everybody on each instance, seconds, ``[num_valid]``."""
         matched = request[NUM_PROMPT_TOKENS] - instances[:, NUM_UNCACHED_TOKENS]
-        cached = matched * self.survival.share(turnovers_of(instances))
+        turnovers = turnovers_of(instances)
+        cached = matched * self.survival.share(turnovers)
         terms = terms_of(load_of(instances, request[NUM_PROMPT_TOKENS], cached))
         parts = [weight * term for weight, term in zip(self.model.weights.tolist(), terms, strict=True)]
         own_s, wait_s = pace * sum(parts[:NUM_OWN]), pace * sum(parts[NUM_OWN:])
@@ -161,8 +168,11 @@ class MarginalDelay:
         num_seen = instances[:, NUM_IN_FLIGHT_PREFILLS] + self.prior_arrivals
         arrivals_per_s = num_seen * share_per_s / (wait_s * share_per_s + self.prior_arrivals)
         others_s = arrivals_per_s * own_s * (wait_s + 0.5 * own_s)
-        home_s = float(self.model.weights[0]) * matched / speed
-        return wait_s + own_s + self.externality * others_s - self.home * home_s
+        home_s = (
+            self.survival.share(turnovers / self.home_memory) * matched * float(self.model.weights[0]) / speed
+        )
+        home_s = home_s + (1.0 - instances[:, PREFIX_CACHING]) * home_s.max()
+        return wait_s + own_s + self.externality * others_s - self.home * share_seen_of(instances) * home_s
 
     def observe(self, completions: Sequence[Feedback]) -> None:
         """Learn from each decision's own outcome."""
@@ -191,10 +201,12 @@ class MarginalDelay:
         terms_s = np.array([np.ravel(term)[0] for term in terms])
         ttft_s = min(ttft_s, self.max_ttft_s)
         if feedback is not None and self._pace is not None:
-            expected_s = float(self.model.weights @ terms_s)
+            parts_s = self.model.weights * terms_s
+            expected_s, own_s = float(parts_s.sum()), float(parts_s[:NUM_OWN].sum())
             pace = float(self._pace.of(np.array([feedback.instance]))[0])
             grain_s = self.model.grain_s
-            self._pace.update(feedback.instance, expected_s + grain_s, ttft_s + grain_s)
+            share = (own_s + grain_s) / (expected_s + grain_s)  # a wait tells of a burst as well
+            self._pace.update(feedback.instance, expected_s + grain_s, ttft_s + grain_s, share)
             terms_s *= pace
         self.model.update(terms_s, ttft_s)
 

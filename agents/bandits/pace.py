@@ -31,13 +31,13 @@ class Pace:
         """Take every instance to be as its profile says."""
         self._means = np.zeros((0, 2))  # instance -> fading sum of the logarithms, and of their number
 
-    def update(self, instance: int, expected_s: float, actual_s: float) -> None:
-        """Learn how long a request took there."""
+    def update(self, instance: int, expected_s: float, actual_s: float, weight: float = 1.0) -> None:
+        """Learn how long a request took there; ``weight``: how much it tells, as a share of a request."""
         missing = instance + 1 - len(self._means)
         if missing > 0:
             self._means = np.concatenate([self._means, np.zeros((missing, 2))])
-        self._means[instance] *= self._keep
-        self._means[instance] += log(actual_s / expected_s), 1.0
+        self._means[instance] *= self._keep**weight
+        self._means[instance] += weight * log(actual_s / expected_s), weight
 
     def of(self, instances: NDArray[np.intp]) -> NDArray[np.float64]:
         """Factor by which each takes longer, ``[num_instances]``."""

@@ -2,7 +2,8 @@
 
 With P the profile's prefill speed (one prompt of 2048 tokens alone), d its decode step (of 32,768 tokens of
 context), n the prompt's tokens, u those of them that must be computed, U, N and m the uncached tokens, prompt
-tokens and number of the prompts ahead, D the tokens of context being decoded and K those of the KV cache:
+tokens and number of the prompts ahead, D the tokens of context being decoded, K those of the KV cache and H
+those of it in use (``held_tokens``), x those that wait there and that this router did not send:
 
 ===============  =====================================  ==================================================
 term             seconds                                why
@@ -13,8 +14,8 @@ own_beside       (u / 2048) d D / 32768                 decodes share the steps;
 ahead            V / P, V = U (1 - 1 / 2m)              first come, first served; the first is half done
 ahead_attention  q V (N - U / 2) / (m P)                likewise, of m prompts of one length
 ahead_beside     (V / 2048) d D / 32768                 likewise
-room             max(D + N + n - 0.9 K, 0) / tokens/s   until enough blocks are free
-others           2048 * num_waiting / P                 what other routers sent, as of the last scrape
+room             max(H + u - 0.9 K, 0) / tokens/s       until enough blocks are free
+others           x (U + u) / (m + 1) / P                what other routers sent, as of the last scrape
 step             decode_step_s                          the step under way
 floor            1                                      network, server, scheduler
 ===============  =====================================  ==================================================
@@ -30,16 +31,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from agents.bandits.held_tokens import held_tokens_of
 from envs.observation import (
     DECODE_STEP_S,
+    NUM_IN_FLIGHT,
     NUM_IN_FLIGHT_DECODE_TOKENS,
     NUM_IN_FLIGHT_PREFILL_TOKENS,
     NUM_IN_FLIGHT_PREFILLS,
     NUM_IN_FLIGHT_UNCACHED_TOKENS,
     NUM_KV_CACHE_TOKENS,
+    NUM_RUNNING,
+    NUM_SENT_SINCE_SCRAPE,
     NUM_WAITING,
     PREFILL_TOKENS_PER_S,
     RECENT_TOKENS_PER_S,
+    SNAPSHOT_AGE_S,
 )
 
 TERMS = (
@@ -77,9 +83,11 @@ class Load(NamedTuple):
     num_tokens_ahead: Any
     num_prompts_ahead: Any
     num_decoding_tokens: Any
+    num_held_tokens: Any
     num_kv_cache_tokens: Any
     throughput_tokens_per_s: Any
-    num_waiting: Any
+    num_unseen: Any
+    """Requests that wait there and that this router did not send."""
     decode_step_s: Any
 
 
@@ -93,11 +101,28 @@ def load_of(instances: Any, num_prompt_tokens: Any, num_cached_tokens: Any) -> L
         instances[:, NUM_IN_FLIGHT_PREFILL_TOKENS],
         np.maximum(instances[:, NUM_IN_FLIGHT_PREFILLS], 1.0),
         instances[:, NUM_IN_FLIGHT_DECODE_TOKENS],
+        held_tokens_of(instances),
         np.maximum(instances[:, NUM_KV_CACHE_TOKENS], 1.0),
         instances[:, RECENT_TOKENS_PER_S],
-        instances[:, NUM_WAITING],
+        unseen_of(instances),
         instances[:, DECODE_STEP_S],
     )
+
+
+def unseen_of(instances: Any) -> Any:
+    """Requests that wait there and that this router did not send, ``[num_instances]``; may be traced.
+
+    Those that waited at the last scrape, less its own of then that still wait; the older, the less it tells.
+    """
+    own = np.maximum(instances[:, NUM_IN_FLIGHT_PREFILLS] - instances[:, NUM_SENT_SINCE_SCRAPE], 0.0)
+    return np.maximum(instances[:, NUM_WAITING] - own, 0.0) / (1.0 + instances[:, SNAPSHOT_AGE_S])
+
+
+def share_seen_of(instances: Any) -> Any:
+    """Share of the fleet's requests that this router sent: 1 where it is alone; may be traced."""
+    said = (instances[:, NUM_RUNNING] + instances[:, NUM_WAITING]).sum()
+    sent = np.maximum(instances[:, NUM_IN_FLIGHT].sum(), 1.0)
+    return np.minimum(sent / np.maximum(said, 1.0), 1.0)
 
 
 def terms_of(load: Load) -> list[Any]:
@@ -109,7 +134,7 @@ def terms_of(load: Load) -> list[Any]:
     context = np.maximum(load.num_prompt_tokens - 0.5 * to_compute, 0.0)
     context_ahead = np.maximum(load.num_tokens_ahead - 0.5 * load.num_uncached_ahead, 0.0)
     beside_s = load.decode_step_s * load.num_decoding_tokens / (TOKENS_PER_STEP * PROFILED_CONTEXT)
-    wanted = load.num_decoding_tokens + load.num_tokens_ahead + load.num_prompt_tokens
+    wanted = load.num_held_tokens + to_compute
     freed_per_s = np.maximum(load.throughput_tokens_per_s, capacity / SLOWEST_TURNOVER_S)
     return [
         own,
@@ -119,7 +144,7 @@ def terms_of(load: Load) -> list[Any]:
         ATTENTION_PER_TOKEN * ahead * context_ahead / load.num_prompts_ahead,
         to_wait_for * beside_s,
         np.maximum(wanted - FULL * capacity, 0.0) / freed_per_s,
-        2048.0 * load.num_waiting / speed,
+        load.num_unseen * (load.num_uncached_ahead + to_compute) / (load.num_prompts_ahead + 1.0) / speed,
         load.decode_step_s,
         1.0,
     ]

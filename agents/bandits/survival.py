@@ -14,14 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.bandits.held_tokens import held_tokens_of
 from agents.hyperparameters import check_positive
-from envs.observation import (
-    NUM_IN_FLIGHT_DECODE_TOKENS,
-    NUM_IN_FLIGHT_PREFILL_TOKENS,
-    NUM_KV_CACHE_TOKENS,
-    PREFIX_AGE_S,
-    RECENT_TOKENS_PER_S,
-)
+from envs.observation import NUM_KV_CACHE_TOKENS, PREFIX_AGE_S, RECENT_TOKENS_PER_S
 
 SAFE = 1.0
 """Turnovers up to which everything is left."""
@@ -35,8 +30,7 @@ def turnovers_of(instances: Any) -> Any:
     ``instances`` are raw features ``[num_instances, num_instance_features]``, and may be traced.
     """
     capacity = np.maximum(instances[:, NUM_KV_CACHE_TOKENS], 1.0)
-    held = instances[:, NUM_IN_FLIGHT_DECODE_TOKENS] + instances[:, NUM_IN_FLIGHT_PREFILL_TOKENS]
-    free = np.maximum(capacity - held, LEAST_FREE * capacity)
+    free = np.maximum(capacity - held_tokens_of(instances), LEAST_FREE * capacity)
     return instances[:, PREFIX_AGE_S] * instances[:, RECENT_TOKENS_PER_S] / free
 
 

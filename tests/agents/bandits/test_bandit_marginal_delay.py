@@ -22,6 +22,7 @@ def observation(ahead, uncached, num_prompt_tokens=1000, speeds=1000.0, arrivals
     instances[:, table.NUM_UNCACHED_TOKENS] = uncached
     instances[:, table.PREFILL_TOKENS_PER_S] = speeds
     instances[:, table.NUM_KV_CACHE_TOKENS] = 1e6
+    instances[:, table.PREFIX_CACHING] = 1.0
     request = np.zeros(len(table.REQUEST_FEATURES), np.float32)
     request[[table.NUM_PROMPT_TOKENS, table.ARRIVALS_PER_S]] = num_prompt_tokens, arrivals_per_s
     return {"instances": instances, "request": request, "mask": np.ones(len(ahead), np.int8)}
@@ -58,12 +59,45 @@ def test_costs_computed_by_hand():
     np.testing.assert_allclose(selfish.act(seen).scores, [-2.45, -2.0], rtol=1e-6)
 
 
-def test_the_home_of_a_prefix_has_a_credit_even_where_it_may_be_gone():
-    seen = observation(ahead=[0, 0], uncached=[200, 1000], speeds=[1000, 500])
-    seen["instances"][0, [table.PREFIX_AGE_S, table.RECENT_TOKENS_PER_S]] = 3600, 1e6
-    plain, credited = (make(prior=ONLY_WORK, home=home).act(seen).scores for home in (0.0, 3.0))
-    np.testing.assert_allclose(plain, [-1.0, -2.0], rtol=1e-3)
-    np.testing.assert_allclose(credited - plain, [3.0 * 0.8, 0.0], rtol=1e-6)
+def credits(seen):
+    plain, credited = (
+        make(prior=ONLY_WORK, home=home, home_memory=8.0).act(seen).scores for home in (0.0, 3.0)
+    )
+    return credited - plain
+
+
+def test_the_home_of_a_prefix_has_a_credit_for_a_while_after_it_is_gone():
+    seen = observation(ahead=[0, 0, 0], uncached=[200, 200, 1000], speeds=[1000, 500, 500])
+    seen["instances"][:2, [table.PREFIX_AGE_S, table.RECENT_TOKENS_PER_S]] = (
+        2400,
+        1e4,
+    )  # turnovers: 24, of 8 as 3
+    left = 0.8 / (1 + 23**2)
+    np.testing.assert_allclose(make(prior=ONLY_WORK, home=0.0).act(seen).scores[0], left - 1.0, rtol=1e-5)
+    np.testing.assert_allclose(credits(seen), [3 * 0.8 * 0.2, 3 * 1.6 * 0.2, 0.0], rtol=1e-5)  # 1 / (1 + 2^2)
+    seen["instances"][:2, table.RECENT_TOKENS_PER_S] = 1e7
+    np.testing.assert_allclose(credits(seen), 0.0, atol=1e-4)
+
+
+def test_of_two_homes_the_one_used_last_has_more_credit():
+    seen = observation(ahead=[0, 0], uncached=[200, 200])
+    seen["instances"][:, table.RECENT_TOKENS_PER_S] = 1e4
+    seen["instances"][:, table.PREFIX_AGE_S] = 1200, 2400
+    older, newer = sorted(credits(seen))
+    assert credits(seen).tolist() == [newer, older]
+    assert newer > 2 * older
+
+
+def test_where_nothing_is_cached_nothing_is_pushed_out():
+    seen = observation(ahead=[0, 0, 0], uncached=[200, 1000, 1000])
+    seen["instances"][2, table.PREFIX_CACHING] = 0.0
+    np.testing.assert_allclose(credits(seen), [2.4, 0.0, 2.4], rtol=1e-5)
+
+
+def test_among_other_routers_a_home_counts_by_the_share_of_what_it_sends():
+    seen = observation(ahead=[0, 0], uncached=[200, 1000])
+    seen["instances"][:, table.NUM_RUNNING], seen["instances"][:, table.NUM_IN_FLIGHT] = 4.0, 1.0
+    np.testing.assert_allclose(credits(seen), [2.4 / 4, 0.0], rtol=1e-5)
 
 
 def test_a_long_prompt_goes_where_few_wait():
@@ -147,6 +181,7 @@ def test_routes_a_mixed_fleet_better_than_the_rule_from_the_start():
         ("externality", -1.0),
         ("prior_arrivals", 0.0),
         ("home", -1.0),
+        ("home_memory", 0.0),
         ("pace_memory", -1.0),
         ("max_ttft_s", 0.0),
         ("half_turnovers", 1.0),

@@ -15,6 +15,16 @@ def test_an_instance_that_takes_twice_as_long():
     np.testing.assert_allclose(factors[2], 2 ** (number / (number + 1)), rtol=1e-3)
 
 
+def test_what_tells_half_counts_half():
+    pace, whole = Pace(prior=1.0), Pace(prior=1.0)
+    pace.update(0, 1.0, 9.0, weight=0.5)
+    np.testing.assert_allclose(pace.of(np.array([0])), 9 ** (0.5 / 1.5))
+    for _ in range(2):
+        pace.update(1, 1.0, 2.0, weight=0.5)
+    whole.update(1, 1.0, 2.0)
+    assert 1.0 < pace.of(np.array([1]))[0] < whole.of(np.array([1]))[0]  # forgets half in between
+
+
 def test_one_slow_answer_is_no_slow_instance_and_recovery_is_seen():
     pace = Pace(memory=10.0, prior=5.0)
     pace.update(1, 1.0, 4.0)

@@ -23,9 +23,13 @@ def test_terms_computed_by_hand():
         num_in_flight_prefill_tokens=8000,
         num_in_flight_prefills=2,
         num_in_flight_decode_tokens=50_000,
-        num_kv_cache_tokens=100_000,
+        num_kv_cache_tokens=90_000,
+        frac_kv_cache_usage=0.6,
+        num_tokens_sent_since_scrape=2000,
         recent_tokens_per_s=2000,
-        num_waiting=3,
+        num_waiting=5,
+        num_sent_since_scrape=1,
+        snapshot_age_s=1.0,
         decode_step_s=0.02,
     )
     found = terms(busy, 40_000.0, 10_000.0)
@@ -36,8 +40,8 @@ def test_terms_computed_by_hand():
         "ahead": 0.3,  # the first of two is half done
         "ahead_attention": 6e-5 * 0.3 * 6000 / 2,
         "ahead_beside": 3000 / 2048 * 0.02 * 50_000 / 32_768,
-        "room": 8000 / 2000,  # 98,000 are wanted, 90,000 are there
-        "others": 0.6144,
+        "room": 5000 / 2000,  # 54,000 + 2,000 in use and 30,000 to come, of 81,000
+        "others": (5 - 1) / 2 * (4000 + 30_000) / 3 / 10_000,  # one of its own two waited there then
         "step": 0.02,
         "floor": 1.0,
     }

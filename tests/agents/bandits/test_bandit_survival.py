@@ -8,6 +8,7 @@ from envs import observation as table
 def test_turnovers_computed_by_hand():
     instances = np.zeros((2, len(table.INSTANCE_FEATURES)))
     instances[:, table.NUM_KV_CACHE_TOKENS] = 100_000
+    instances[:, table.FRAC_KV_CACHE_USAGE] = 1.0
     instances[:, table.RECENT_TOKENS_PER_S] = 2000, 0
     instances[:, table.PREFIX_AGE_S] = 15
     instances[:, table.NUM_IN_FLIGHT_DECODE_TOKENS] = 30_000
@@ -15,6 +16,9 @@ def test_turnovers_computed_by_hand():
     np.testing.assert_allclose(turnovers_of(instances), [0.5, 0.0])
     instances[:, table.NUM_IN_FLIGHT_DECODE_TOKENS] = 300_000  # more than there is: a tenth is taken as free
     np.testing.assert_allclose(turnovers_of(instances), [3.0, 0.0])
+    instances[:, table.FRAC_KV_CACHE_USAGE] = 0.3  # prefixes that are shared, as its gauge tells
+    instances[:, table.NUM_TOKENS_SENT_SINCE_SCRAPE] = 20_000
+    np.testing.assert_allclose(turnovers_of(instances), [0.6, 0.0])
 
 
 def test_the_prior_says_where_half_is_left():

@@ -16,11 +16,16 @@ from envs.observation import (
     NUM_IN_FLIGHT_PREFILLS,
     NUM_IN_FLIGHT_UNCACHED_TOKENS,
     NUM_KV_CACHE_TOKENS,
+    NUM_RUNNING,
+    NUM_SENT_SINCE_SCRAPE,
+    NUM_TOKENS_SENT_SINCE_SCRAPE,
     NUM_UNCACHED_TOKENS,
     NUM_WAITING,
     PREFILL_TOKENS_PER_S,
     PREFIX_AGE_S,
+    PREFIX_CACHING,
     RECENT_TOKENS_PER_S,
+    SNAPSHOT_AGE_S,
 )
 from tests.agents.export.exported import KINDS, LEARNED, RULES
 from tests.agents.heuristics.test_conformance import CONFIGS, make
@@ -33,16 +38,23 @@ READ = {
     "llmd_affinity": {NUM_IN_FLIGHT_UNCACHED_TOKENS, NUM_UNCACHED_TOKENS, FRAC_PREFIX_HIT},
     "marginal_delay": {
         DECODE_STEP_S,
+        FRAC_KV_CACHE_USAGE,
+        NUM_IN_FLIGHT,
         NUM_IN_FLIGHT_DECODE_TOKENS,
         NUM_IN_FLIGHT_PREFILL_TOKENS,
         NUM_IN_FLIGHT_PREFILLS,
         NUM_IN_FLIGHT_UNCACHED_TOKENS,
         NUM_KV_CACHE_TOKENS,
+        NUM_RUNNING,
+        NUM_SENT_SINCE_SCRAPE,
+        NUM_TOKENS_SENT_SINCE_SCRAPE,
         NUM_UNCACHED_TOKENS,
         NUM_WAITING,
         PREFILL_TOKENS_PER_S,
         PREFIX_AGE_S,
+        PREFIX_CACHING,
         RECENT_TOKENS_PER_S,
+        SNAPSHOT_AGE_S,
     },
 }
 
