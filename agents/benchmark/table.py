@@ -124,8 +124,14 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         " interval is clear of zero.",
     ]
     notes += [f"Left out, {name}: {reason}" for name, reason in summary["left_out"].items()]
-    for name, scenarios in summary["without_tuned_constants"].items():
-        notes.append(f"No tuned constants for {name} in {', '.join(scenarios)}: it ran with its own there.")
+    untuned = summary["without_tuned_constants"]
+    everywhere = [name for name, scenarios in untuned.items() if len(scenarios) == len(summary["scenarios"])]
+    if everywhere:
+        notes.append(f"No tuned constants for {', '.join(everywhere)}: they ran with their own alone.")
+    for name in [name for name in untuned if name not in everywhere]:
+        notes.append(
+            f"No tuned constants for {name} in {', '.join(untuned[name])}: it ran with its own there."
+        )
     return notes
 
 
