@@ -7,6 +7,7 @@ that can be taken up again.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -77,6 +78,12 @@ def _end(children: Sequence[BaseProcess]) -> None:
             child.kill()
 
 
+def _end_process(*_: object) -> None:
+    """Unwind, so that unfinished files are removed; what libraries say of it is for nobody."""
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    sys.exit(1)
+
+
 def _begin_process() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that unfinished files are removed
+    signal.signal(signal.SIGTERM, _end_process)
     use_one_thread()

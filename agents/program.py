@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -37,7 +38,7 @@ def is_in_sweep() -> bool:
 def _is_interrupt(error: BaseException | None) -> bool:
     """Whether a signal caused it: one that comes in compiled code surfaces as a SystemError, or two."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__
+        error = error.__cause__ or error.__context__
     return error is not None
 
 
@@ -48,17 +49,23 @@ def program(name: str) -> Iterator[None]:
     ``HYDRA_FULL_ERROR=1`` lets the traceback through.
     """
     use_one_thread()
+    is_asked_to_end = False
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal is_asked_to_end
+        is_asked_to_end = True
+        signal.default_int_handler(number, frame)
+
     # Who asks a program to end (a scheduler, kubectl delete) gets what Ctrl-C gets: nothing half-written.
-    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    usual = signal.signal(signal.SIGTERM, end)
     try:
         yield
-    except (KeyboardInterrupt, SystemError) as error:
-        if not _is_interrupt(error):
-            raise
-        print(f"\n{name}: stopped; the same command goes on from what is done", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError) as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+    except BaseException as error:
+        # A library that was interrupted may swallow that, and fail of what it left undone.
+        if is_asked_to_end or _is_interrupt(error):
+            print(f"\n{name}: stopped; the same command goes on from what is done", file=sys.stderr)
+            sys.exit(130)
+        if not isinstance(error, ValueError | OSError) or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         print(f"{name}: {error}", file=sys.stderr)
         if is_in_sweep():

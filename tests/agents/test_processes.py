@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from agents.processes import run_jobs
+from agents.program import program
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,3 +87,29 @@ def test_no_process_is_left_where_one_is_stopped(tmp_path):
     for pid in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def asked_to_end():
+    with suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    raise KeyError("left undone")
+
+
+def interrupted():
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        raise AttributeError("left undone")  # noqa: B904
+
+
+@pytest.mark.parametrize("body", [asked_to_end, interrupted])
+def test_an_interrupt_that_a_library_swallowed_is_one(body, capsys):
+    with pytest.raises(SystemExit) as ended, program("mine"):
+        body()
+    assert ended.value.code == 130
+    assert "mine: stopped; the same command goes on" in capsys.readouterr().err
+
+
+def test_a_fault_is_no_interrupt():
+    with pytest.raises(KeyError), program("mine"):
+        raise KeyError("a fault")
