@@ -27,6 +27,12 @@ def test_tables_of_robustness_are_the_reference_runs(table):
     assert file.read_text(encoding="utf-8").strip() in README
 
 
+def test_tables_of_routebench_are_the_reference_runs():
+    table = (ROOT / "runs/reference/routebench/table.md").read_text(encoding="utf-8")
+    for heading in ("## mean TTFT, all scenarios", "## P99 TTFT, all scenarios"):
+        assert table.partition(heading)[2].partition("##")[0].strip() in README
+
+
 def test_links_lead_somewhere():
     targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if not target.startswith("http")]
     assert targets
