@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 import conf
 from agents.run_directory import folder_name
@@ -240,7 +240,12 @@ class DistillConfig:
     workload: Any = MISSING
     reward: Any = MISSING
     world: Any = None
-    scenario: Optional[ScenarioConfig] = None  # noqa: UP045
+    scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
+
+
+def has_scenario(config: DictConfig) -> bool:
+    """Whether the config of a program is of one of the benchmark's scenarios."""
+    return config.scenario.version is not None
 
 
 def register() -> None:

@@ -33,7 +33,7 @@ from omegaconf import DictConfig, OmegaConf
 from agents.build_env import build_env
 from agents.cells import build_policy
 from agents.comparison import relative_difference
-from agents.config import register
+from agents.config import has_scenario, register
 from agents.defences.defence import innermost
 from agents.files import write_json, write_parquet
 from agents.keys import digest, key_of, world_of
@@ -75,7 +75,7 @@ register()
 def tune(config: DictConfig) -> dict[str, Any]:
     """Tune as configured; return what ``tuned.json`` holds."""
     if config.warmup_s is None:
-        config.warmup_s = config.scenario.warmup_s if _has_scenario(config) else WARMUP_S
+        config.warmup_s = config.scenario.warmup_s if has_scenario(config) else WARMUP_S
     space = _check(config)
     directory = claim(config, RELEVANT)
     key = _key(config)
@@ -126,7 +126,7 @@ def _check(config: DictConfig) -> Space:
 def _check_split(config: DictConfig) -> None:
     """Refuse to see what policies are tested on."""
     scenario = config.scenario
-    if not _has_scenario(config):
+    if not has_scenario(config):
         if config.workload.get("part", "train") != "train":
             raise ConfigError(
                 f"workload.part: {config.workload.part!r} holds what policies are tested on; tune with"
@@ -143,16 +143,12 @@ def _check_split(config: DictConfig) -> None:
         )
 
 
-def _has_scenario(config: DictConfig) -> bool:
-    return config.scenario.version is not None
-
-
 def _tuned_for(config: DictConfig) -> str:
     """The name of the fleet and its requests; of a scenario, as the benchmark calls it."""
     if config.tuned_for is not None:
         return str(config.tuned_for)
     choices: Any = HydraConfig.get().runtime.choices
-    if _has_scenario(config):
+    if has_scenario(config):
         return f"{choices.experiment.rpartition('/')[2]}@{config.scenario.load}"
     return str(choices.workload)
 

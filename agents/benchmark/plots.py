@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -40,11 +41,7 @@ def profiles(
         for policy, scores in policies.items():
             axis.plot(TAUS, performance_profile(list(scores.values()), TAUS), label=policy, **drawn[policy])
         axis.axvline(1.0, color="grey", linewidth=0.6)
-        axis.set_xscale("log")
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter("{x:g}")
-        axis.set_xlabel(f"{HEADINGS[name]}, times the best rule's")
-        axis.grid(alpha=0.3)
+        _of_costs(axis, name)
     axes[0].set_ylabel("share of streams, all scenarios alike")
     finish(figure, axes[-1], path)
 
@@ -82,11 +79,16 @@ def against_best_rule(scenarios: Mapping[str, Mapping[str, Any]], path: Path) ->
                 if row[1] is not None:
                     axis.plot([1 + row[1], 1 + row[2]], [height, height], color=color, linewidth=1)
         axis.axvline(1.0, color="grey", linewidth=0.6, label="best rule")
-        axis.set_xscale("log")
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter("{x:g}")
-        axis.set_xlabel(f"{HEADINGS[name]}, times the best rule's")
-        axis.grid(alpha=0.3)
+        _of_costs(axis, name)
     axes[0].set_yticks(range(len(order)), order, fontsize=7)
     axes[0].set_ylim(len(order) - 0.5, -0.5)
     finish(figure, axes[-1], path)
+
+
+def _of_costs(axis: Axes, figure: str) -> None:
+    """Say that the x axis is of costs, in plain numbers."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("{x:g}")
+    axis.set_xlabel(f"{HEADINGS[figure]}, times the best rule's")
+    axis.grid(alpha=0.3)

@@ -38,7 +38,7 @@ from agents import cells
 from agents.benchmark import tuned
 from agents.benchmark.scenario import select
 from agents.build_env import build_env
-from agents.config import register, register_policy_group
+from agents.config import has_scenario, register, register_policy_group
 from agents.defences.defence import innermost, learns
 from agents.distill import report
 from agents.distill.dagger import Distillation, distil
@@ -221,7 +221,7 @@ def _check(config: DictConfig) -> None:
 def _teacher(config: DictConfig, given: set[str]) -> Teacher:
     """The teacher, and its world: that of the scenario if one was given, else that of its run."""
     training = deepcopy(config)
-    if config.scenario is not None:
+    if has_scenario(config):
         training.scenario.split = "train"
     if config.run is None:
         name, node = next(iter(config.policies.items()))
@@ -232,7 +232,7 @@ def _teacher(config: DictConfig, given: set[str]) -> Teacher:
     world = config_of(Path(config.run), config, given)
     node = world.agent
     name = node._target_.split(".")[-2]
-    worlds = (world, world) if config.scenario is None else (training, config)
+    worlds = (training, config) if has_scenario(config) else (world, world)
     agent = build(node, "agent")
     policy_of(deepcopy(agent), Path(config.run), "agent")  # raises where nothing was trained
     return Teacher(name, agent, node, config.run, *worlds)

@@ -56,9 +56,8 @@ def run(path: Path) -> tuple[str, dict[str, bytes]]:
             timeout=TIMEOUT_S,
             startup_timeout=TIMEOUT_S,
             resources={"metadata": {"path": folder}},
-            extra_arguments=[
-                "--log-level=ERROR"
-            ],  # else it warns that it is talked to over TCP, on this machine
+            # Else it warns that it is talked to over TCP, on this machine.
+            extra_arguments=["--log-level=ERROR"],
         ).execute()
         written = {
             each.relative_to(folder).as_posix(): each.read_bytes()

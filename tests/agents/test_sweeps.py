@@ -60,7 +60,7 @@ def expect_trained_as_alone(found, tmp_path):
         assert files(alone, "progress.json", "*.png") == files(directory, "progress.json", "*.png")
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "tune"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "tune", "distill"])
 def test_a_sweep_over_scenarios_may_set_their_load(name):
     """Hydra composes a sweep's settings once without what is swept over, such as the experiment."""
     settings = ["scenario.split=tune", "scenario.load=60"]
