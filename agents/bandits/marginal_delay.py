@@ -74,6 +74,13 @@ class MarginalDelay:
     Under overload long prompts then gather on a few instances and short ones pass them by; with next to no
     queue λ is the share.
 
+    Whoever can avoids a queue. So of the arrivals an instance gets the less the longer its wait: the share is
+    that of ``speed * exp(-avoidance_per_s * (W - least W))``. The more this is taken for granted, the cheaper
+    is it to queue where a queue is, and the sooner some instances are left to long prompts. That is how
+    heavy-tailed work is best split among many servers (Harchol-Balter, Crovella, Murta: On Choosing a Task
+    Assignment Policy for a Distributed Server System, 1999), the mean being bought with the tail; of eight
+    instances there are too few for it, of 64 there are not.
+
     A prefix that is computed anew elsewhere also takes up cache there a second time, and prefixes that are
     spread thus push each other out until none is found. So an instance that holds a prefix, or would hold it
     had its cache been turned over ``home_memory`` times more slowly, has a credit of ``home`` times the
@@ -91,6 +98,7 @@ class MarginalDelay:
         grain_s: TTFTs far below this one count alike, those above by their relative error.
         externality: Weight of the others' delay; 0: a selfish request, 1: their sum as it is.
         prior_arrivals: Requests by which the queue must be long to tell who comes there; many: even shares.
+        avoidance_per_s: By what rate a wait turns those away who come; 0: they come all the same.
         home: Credit of where the prefix was sent before, in units of the work that its match saves.
         home_memory: How many times longer than what is cached a prefix's home is remembered.
         half_turnovers: See ``Survival``.
@@ -108,6 +116,7 @@ class MarginalDelay:
         grain_s: float = 0.2,
         externality: float = 1.0,
         prior_arrivals: float = 10.0,
+        avoidance_per_s: float = 0.0,
         home: float = 8.0,
         home_memory: float = 4.0,
         half_turnovers: float = 2.0,
@@ -118,10 +127,13 @@ class MarginalDelay:
     ) -> None:
         if prior.keys() != set(TERMS):
             raise ValueError(f"prior has the terms {', '.join(prior)}, they must be {', '.join(TERMS)}")
-        check_not_negative(externality=externality, home=home, pace_memory=pace_memory)
+        check_not_negative(
+            externality=externality, avoidance_per_s=avoidance_per_s, home=home, pace_memory=pace_memory
+        )
         check_positive(max_ttft_s=max_ttft_s, prior_arrivals=prior_arrivals, home_memory=home_memory)
         self.externality, self.prior_arrivals = externality, prior_arrivals
-        self.home, self.home_memory, self.max_ttft_s = home, home_memory, max_ttft_s
+        self.avoidance_per_s, self.max_ttft_s = avoidance_per_s, max_ttft_s
+        self.home, self.home_memory = home, home_memory
         self.model = NonnegativeModel([prior[name] for name in TERMS], ridge, forgetting, grain_s)
         self.survival = Survival(half_turnovers, slope)
         self._pace = Pace(pace_memory) if pace_memory else None
@@ -164,7 +176,8 @@ class MarginalDelay:
         parts = [weight * term for weight, term in zip(self.model.weights.tolist(), terms, strict=True)]
         own_s, wait_s = pace * sum(parts[:NUM_OWN]), pace * sum(parts[NUM_OWN:])
         speed = np.maximum(instances[:, PREFILL_TOKENS_PER_S], 1.0) / pace
-        share_per_s = request[ARRIVALS_PER_S] * speed / speed.sum()
+        pull = speed * np.exp(-self.avoidance_per_s * (wait_s - wait_s.min()))
+        share_per_s = request[ARRIVALS_PER_S] * pull / pull.sum()
         num_seen = instances[:, NUM_IN_FLIGHT_PREFILLS] + self.prior_arrivals
         arrivals_per_s = num_seen * share_per_s / (wait_s * share_per_s + self.prior_arrivals)
         others_s = arrivals_per_s * own_s * (wait_s + 0.5 * own_s)

@@ -117,6 +117,14 @@ def test_a_long_prompt_goes_where_few_wait():
     assert policy.act(short).instance == 1
 
 
+def test_fewer_come_to_where_the_wait_is_longer():
+    """By hand: waits of 0, 2 and 4 s turn away by 1, 1/2 and 1/4; so many come of 3 per second."""
+    seen = observation(ahead=[0, 4000, 8000], uncached=[1000] * 3, arrivals_per_s=3.0, num_ahead=1)
+    policy = make(prior=ONLY_WORK, home=0.0, prior_arrivals=1e12, avoidance_per_s=np.log(2) / 2)
+    wait_s, come_per_s = np.array([0.0, 2.0, 4.0]), 3.0 * np.array([4, 2, 1]) / 7
+    np.testing.assert_allclose(-policy.act(seen).scores, wait_s + 1 + come_per_s * (wait_s + 0.5), rtol=1e-6)
+
+
 def test_work_that_a_match_saves_is_worth_more_where_others_come():
     """Alone it goes where its first token comes first, among many to who has its prefix."""
     seen = observation(ahead=[3800, 2000], uncached=[100, 900], arrivals_per_s=0.0)

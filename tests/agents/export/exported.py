@@ -40,7 +40,7 @@ LEARNED = {
     "linucb": lambda: learned(LinUCB(), 50),
     "lodestar": lodestar,
     "lodestar_any": lambda: lodestar("any"),
-    "marginal_delay": lambda: learned(MarginalDelay(), 50),
+    "marginal_delay": lambda: learned(MarginalDelay(avoidance_per_s=0.1), 50),
     "network": network,
     "network_attention": lambda: network(attention_heads=4),
 }
