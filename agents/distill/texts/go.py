@@ -44,12 +44,21 @@ def _definition(named: Quantity | Fleet) -> list[str]:
             "\t}",
         ]
     values = _camel(named.of.name)
-    first, step = {
-        "least": (f"{values}[0]", f"{name} = min({name}, each)"),
-        "most": (f"{values}[0]", f"{name} = max({name}, each)"),
-        "mean": ("0.0", f"{name} += each / float64(len({values}))"),
-    }[named.statistic]
-    return [f"\t{name} := {first}", f"\tfor _, each := range {values} {{", f"\t\t{step}", "\t}"]
+    if named.statistic == "mean":  # divided once: the mean of equal whole numbers is that number
+        return [
+            f"\t{name} := 0.0",
+            f"\tfor _, each := range {values} {{",
+            f"\t\t{name} += each",
+            "\t}",
+            f"\t{name} /= float64(len({values}))",
+        ]
+    pick = "min" if named.statistic == "least" else "max"
+    return [
+        f"\t{name} := {values}[0]",
+        f"\tfor _, each := range {values} {{",
+        f"\t\t{name} = {pick}({name}, each)",
+        "\t}",
+    ]
 
 
 def _statements(rule: Rule, indent: str) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agents.build_env import build_env
-from agents.distill.expression import Fleet
+from agents.distill.expression import Branch, Feature, Fleet
 from agents.distill.texts.cel import cel_formula, cel_text
 from agents.distill.texts.formula import formula_text
 from agents.distill.texts.go import PACKAGE, go_text
@@ -20,6 +20,10 @@ from tests.agents.distill.rules import FADING, FORMULA, TREE, arguments, by_pyth
 from tests.agents.test_programs import TINY, configured
 
 RULES = {"formula": FORMULA, "tree": TREE, "fading": FADING}
+ON_THE_THRESHOLD = Branch(
+    Fleet("mean", Feature("num_in_flight")), 7.0, Feature("num_running"), Feature("num_waiting")
+)
+"""For six instances of 7: a sum of sixths would be a hair more."""
 GO = shutil.which("go")
 
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
@@ -58,10 +62,13 @@ def in_go(values):
 
 
 @pytest.mark.skipif(GO is None, reason="no go toolchain on PATH: the Go text is not compiled")
-def test_go(recorded, tmp_path):
+def test_go(recorded, observe, tmp_path):
     """The program holds what it is asked and prints costs by the built-in println, to 7 figures."""
-    looks, calls = recorded[:20], []
-    for name, rule in RULES.items():
+    even = observe(num_in_flight=[7] * 6, num_running=[3, 1, 2, 5, 4, 6], num_waiting=[4, 6, 5, 2, 3, 1])
+    asked = [(name, rule, recorded[:20]) for name, rule in RULES.items()]
+    asked.append(("onTheThreshold", ON_THE_THRESHOLD, [even]))
+    calls = []
+    for name, rule, looks in asked:
         text = go_text(rule)
         assert "import" not in text
         text = text.replace(PACKAGE, "package main").replace("func Costs(", f"func {name}(")
@@ -84,7 +91,7 @@ def test_go(recorded, tmp_path):
     )
     assert said.returncode == 0, said.stderr
     costs = iter(map(float, said.stderr.split()))
-    for rule in RULES.values():
+    for _, rule, looks in asked:
         for look in looks:
             of_instances = [next(costs) for _ in range(look["mask"].sum())]
             assert_chosen_alike(rule, look, of_instances, tolerance=1e-6)
