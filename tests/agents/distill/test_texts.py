@@ -133,7 +133,9 @@ def test_people_read_units():
         " - 0.25 s · frac_prefix_hit\n"
         "where\n"
         "    expected_ttft_s = (num_in_flight_uncached_tokens + num_uncached_tokens) / prefill_tokens_per_s\n"
+        "What divides counts as at least 1, in its unit.\n"
     )
+    assert "What divides" not in formula_text(ON_THE_THRESHOLD)  # nothing does
     assert "if mean_num_waiting <= 2 requests:" in formula_text(TREE)
     assert (
         "expected_uncached_tokens = num_prompt_tokens - (num_prompt_tokens - num_uncached_tokens)"
