@@ -84,7 +84,7 @@ def distil(
         if not learned.stakes.any():
             raise ValueError(
                 "the teacher scored all instances alike in every decision: there is nothing to distil; give a"
-                " policy that prefers some instances to others"
+                " policy that prefers some instances to others, and a fleet of more than one"
             )
         fitted = student.fit(learned)
         acting = Distilled(fitted[0])

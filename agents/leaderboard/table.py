@@ -80,10 +80,14 @@ def _table(column: Column) -> str:
         lines.append(
             (
                 each.policy,
-                _interval(mean, ".3f"),
-                _interval(each.against["ttft_mean_s"], "+.1%") if each.policy != column.yardstick else "-",
-                _interval(late, ".2f"),
-                _interval(each.against["ttft_p99_s"], "+.1%") if each.policy != column.yardstick else "-",
+                markdown.interval(mean, ".3f"),
+                markdown.interval(each.against["ttft_mean_s"], "+.1%")
+                if each.policy != column.yardstick
+                else "-",
+                markdown.interval(late, ".2f"),
+                markdown.interval(each.against["ttft_p99_s"], "+.1%")
+                if each.policy != column.yardstick
+                else "-",
                 f"{1e3 * each.shown['tpot_mean_s']:.1f}",
                 f"{each.shown['e2e_mean_s']:.2f}",
                 f"{each.shown['frac_slo_met']:.1%}",
@@ -91,7 +95,3 @@ def _table(column: Column) -> str:
             )
         )
     return markdown.table(lines)
-
-
-def _interval(estimate: Estimate, form: str) -> str:
-    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
