@@ -269,3 +269,9 @@ def test_it_plays_and_pauses(watcher):
     WebDriverWait(watcher.driver, 30).until(lambda _: not watcher.js("return player.isPlaying"))
     assert watcher.js("return player.t === player.end_s")  # it stops there
     assert watcher.errors() == []
+
+
+def test_the_address_of_every_decision_leads_to_it(watcher):
+    """Though most instants are no sums of halves, quarters and so on."""
+    at_s = watcher.open().values("player.episodes[0].at_s")
+    assert [float(f"{each:.4f}") for each in at_s] == at_s.tolist()
