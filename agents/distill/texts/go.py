@@ -26,6 +26,8 @@ def go_text(rule: Rule) -> str:
         f"func Costs({', '.join(parameters)}) []float64 {{",
         f"\tcosts := make([]float64, len({_camel(needed.instance[0].name)}))",
     ]
+    if any(isinstance(each, Fleet) for each in needed.named):  # which there is none of no instances
+        lines += ["\tif len(costs) == 0 {", "\t\treturn costs", "\t}"]
     for each in needed.named:
         lines += _definition(each)
     lines += ["\tfor i := range costs {", *_statements(rule, "\t\t"), "\t}", "\treturn costs", "}"]

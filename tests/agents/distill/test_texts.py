@@ -16,7 +16,7 @@ from agents.distill.texts.go import PACKAGE, go_text
 from agents.distill.texts.python import python_text
 from agents.distill.texts.signature import signature
 from agents.export.parity import observe
-from tests.agents.distill.rules import FADING, FORMULA, TREE, arguments, by_python, distilled
+from tests.agents.distill.rules import FADING, FORMULA, TREE, arguments, by_python, distilled, seen
 from tests.agents.test_programs import TINY, configured
 
 RULES = {"formula": FORMULA, "tree": TREE, "fading": FADING}
@@ -57,6 +57,16 @@ def test_python(rule, recorded):
     assert len(chosen) > 1
 
 
+def nobody():
+    """An observation of no instance that may be chosen."""
+    return {**seen(0)[3], "mask": np.zeros(4, np.int8)}
+
+
+@every_rule
+def test_python_of_no_instance(rule):
+    assert by_python(rule, nobody()) == []
+
+
 def in_go(values):
     return f"[]float64{{{', '.join(map(repr, values))}}}"
 
@@ -65,7 +75,7 @@ def in_go(values):
 def test_go(recorded, observe, tmp_path):
     """The program holds what it is asked and prints costs by the built-in println, to 7 figures."""
     even = observe(num_in_flight=[7] * 6, num_running=[3, 1, 2, 5, 4, 6], num_waiting=[4, 6, 5, 2, 3, 1])
-    asked = [(name, rule, recorded[:20]) for name, rule in RULES.items()]
+    asked = [(name, rule, [*recorded[:20], nobody()]) for name, rule in RULES.items()]
     asked.append(("onTheThreshold", ON_THE_THRESHOLD, [even]))
     calls = []
     for name, rule, looks in asked:
@@ -94,7 +104,8 @@ def test_go(recorded, observe, tmp_path):
     for _, rule, looks in asked:
         for look in looks:
             of_instances = [next(costs) for _ in range(look["mask"].sum())]
-            assert_chosen_alike(rule, look, of_instances, tolerance=1e-6)
+            if of_instances:
+                assert_chosen_alike(rule, look, of_instances, tolerance=1e-6)
 
 
 @every_rule
