@@ -31,6 +31,8 @@ SHOWN = (
 )
 """Figures whose means over seeds are shown."""
 OF_WINDOW = ["policy", "seed", "window_begins_at_s"]
+FAILED = "Requests failed: latencies are of those served, and the order is by SLO met."
+"""Note of a column."""
 MAX_TOLD = 3
 """Settings that a world's name may tell."""
 
@@ -125,6 +127,14 @@ def overall(columns: Sequence[Column]) -> dict[str, tuple[float, int, float]]:
         for policy, each in everywhere.items()
     }
     return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def overall_notes(columns: Sequence[Column]) -> list[str]:
+    """What a reader of what is said of all columns together must know."""
+    failed = [column.name for column in columns if FAILED in column.notes]
+    if not failed:
+        return []
+    return [f"Requests failed in {', '.join(failed)}: who loses the slow ones has the lower TTFT there."]
 
 
 def least(column: Column, figure: str) -> float:
@@ -249,7 +259,7 @@ def _notes(
             " (closed loop), or one run had another trace file."
         )
     if has_failed:
-        yield "Requests failed: latencies are of those served, and the order is by SLO met."
+        yield FAILED
 
 
 def _standing(label: str, table: pd.DataFrame, reference: pd.DataFrame) -> Standing:

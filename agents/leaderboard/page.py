@@ -7,7 +7,7 @@ from math import nan
 from typing import Any
 
 from agents.comparison import Estimate
-from agents.leaderboard.board import RANKED, Column, Standing, differing, least, overall
+from agents.leaderboard.board import RANKED, Column, Standing, differing, least, overall, overall_notes
 from agents.leaderboard.table import INTERVALS
 from agents.page.document import document
 from agents.page.markup import (
@@ -79,6 +79,7 @@ def _overall(columns: Sequence[Column]) -> str:
             " its column."
         )
     ]
+    parts += [paragraph(note, class_="note") for note in overall_notes(columns)]
     parts += [_heat_map(columns, policies, name) for name in RANKED]
     rows = [
         Row([policy, f"{mean:.3f}", f"{num_best} of {len(columns)}", f"{worst:.3f}"])

@@ -8,7 +8,7 @@ import pandas as pd
 
 from agents import markdown
 from agents.comparison import CONFIDENCE, NUM_RESAMPLES, Estimate
-from agents.leaderboard.board import RANKED, Column, overall
+from agents.leaderboard.board import RANKED, Column, overall, overall_notes
 
 INTERVALS = f"{CONFIDENCE:.0%}, percentile bootstrap over seeds, paired, {NUM_RESAMPLES} resamples"
 """How intervals were made."""
@@ -57,8 +57,11 @@ def overall_table(columns: Sequence[Column]) -> str:
         (policy, f"{mean:.3f}", f"{num_best} of {len(columns)}", f"{worst:.3f}")
         for policy, (mean, num_best, worst) in found.items()
     ]
-    note = "Ratio of mean TTFTs in each world, geometric mean over worlds; of policies that are in all."
-    return f"{markdown.table(lines)}\n\n{note}"
+    notes = [
+        "Ratio of mean TTFTs in each world, geometric mean over worlds; of policies that are in all.",
+        *overall_notes(columns),
+    ]
+    return f"{markdown.table(lines)}\n\n{' '.join(notes)}"
 
 
 def _table(column: Column) -> str:

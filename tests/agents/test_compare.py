@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from agents.compare import compare
 from agents.comparison import Estimate, relative_difference
 from agents.evaluate import evaluate
 from agents.files import write_parquet
-from agents.leaderboard.board import SHOWN, Column, Standing, board, overall
+from agents.leaderboard.board import FAILED, SHOWN, Column, Standing, board, overall, overall_notes
 from agents.leaderboard.page import page
 from agents.leaderboard.runs import find
+from agents.leaderboard.table import overall_table
 from tests.adversary.page.test_browser import CHROMIUM, DRIVER, Reader, browsing
 from tests.agents.test_programs import files, tiny_evaluation
 
@@ -250,6 +252,12 @@ def test_a_policy_that_served_nobody_is_not_the_measure_of_others():
         return Column(name, {"requests": ""}, [], [0], "a", standings, pd.DataFrame(), [])
 
     columns = [column("x", lost=None, a=1.0, b=2.0), column("y", a=3.0, b=1.5, lost=1.0)]
+    assert overall_notes(columns) == []
+    columns[1] = replace(columns[1], notes=[FAILED])
+    told = "Requests failed in y: who loses the slow ones has the lower TTFT there."
+    assert overall_notes(columns) == [told]
+    assert told in page(columns, "")
+    assert told in overall_table(columns)
     found = overall(columns)
     assert found == {"a": (pytest.approx(3**0.5), 1, 3.0), "b": (pytest.approx(3**0.5), 0, 2.0)}
     assert "nan" not in page(columns, "").partition("<script>")[0]
