@@ -201,6 +201,10 @@ def test_keys_go_from_decision_to_decision(watcher, ledgers):
     assert watcher.decision()[0] == "learns"
     watcher.press(Keys.HOME)
     assert watcher.text("#clock").startswith("0:00.0 /")
+    watcher.js("player.last[1] = -1")  # as where the first decision comes later
+    watcher.press(Keys.ARROW_LEFT)
+    assert watcher.js("return player.last[1]") == -1
+    watcher.press(Keys.HOME)
     for _ in range(3):  # several decisions may be made at one instant: none is left out
         watcher.press(Keys.ARROW_RIGHT)
     assert watcher.decision() == ("learns", 3)
