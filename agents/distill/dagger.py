@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from math import isnan
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -52,8 +53,8 @@ class Distillation(NamedTuple):
 
     @property
     def rule(self) -> Rule:
-        """That of the attempt of lowest mean TTFT."""
-        return min(self.attempts, key=lambda attempt: attempt.ttft_mean_s).rule
+        """That of the attempt of lowest mean TTFT; one that served nobody has none."""
+        return min(self.attempts, key=lambda attempt: (isnan(attempt.ttft_mean_s), attempt.ttft_mean_s)).rule
 
 
 def distil(
@@ -84,7 +85,7 @@ def distil(
         if not learned.stakes.any():
             raise ValueError(
                 "the teacher scored all instances alike in every decision: there is nothing to distil; give a"
-                " policy that prefers some instances to others"
+                " policy that prefers some instances to others, and a fleet of more than one"
             )
         fitted = student.fit(learned)
         acting = Distilled(fitted[0])

@@ -21,6 +21,7 @@ from agents.distill.expression import (
     Rule,
     Statistic,
     leaves,
+    sees_instances,
     tests,
 )
 
@@ -62,7 +63,7 @@ def compiled(rule: Rule) -> Evaluate:
         if all(isinstance(leaf, Number) for leaf in leaves(rule)):
             return _tree(rule)
         tested, at_most = compiled(rule.tested), rule.at_most
-        then, otherwise = compiled(rule.then), compiled(rule.otherwise)
+        then, otherwise = _for_each(rule.then), _for_each(rule.otherwise)
 
         def evaluate(view: View) -> Array:
             holds = tested(view) <= at_most
@@ -72,6 +73,14 @@ def compiled(rule: Rule) -> Evaluate:
 
         return evaluate
     return _expression(rule)
+
+
+def _for_each(rule: Rule) -> Evaluate:
+    """A number for each instance, also of what is the same for all of them."""
+    evaluate = compiled(rule)
+    if sees_instances(rule):
+        return evaluate
+    return lambda view: evaluate(view) + view.instance(0) * 0.0
 
 
 def _expression(expression: Expression) -> Evaluate:
@@ -124,7 +133,7 @@ def _tree(rule: Branch) -> Evaluate:
     between two thresholds that each quantity lies in: that takes half the time.
     """
     tested = list(dict.fromkeys(tests(rule)))  # each once
-    quantities = [compiled(each) for each in tested]
+    quantities, of_each = [compiled(each) for each in tested], [_for_each(each) for each in tested]
     branches = _branches(rule)
     columns = [tested.index(branch.tested) for branch in branches]
     thresholds = np.array([branch.at_most for branch in branches])
@@ -140,9 +149,7 @@ def _tree(rule: Branch) -> Evaluate:
         return (holds.astype(np.float64) @ wanted == num_wanted).astype(np.float64) @ values
 
     def evaluate(view: View) -> Array:
-        known = [
-            _for_each(quantity(view), each, view) for quantity, each in zip(quantities, tested, strict=True)
-        ]
+        known = [quantity(view) for quantity in of_each]
         holds = np.concatenate([known[column][:, None] for column in columns], axis=1) <= thresholds
         return answer(holds)
 
@@ -177,11 +184,6 @@ def _answers(rule: Rule, intervals: Mapping[Expression, tuple[Array, Array]]) ->
     limits, interval = intervals[rule.tested]
     holds = interval <= limits.searchsorted(rule.at_most)
     return np.where(holds, _answers(rule.then, intervals), _answers(rule.otherwise, intervals))
-
-
-def _for_each(value: Array, of: Expression, view: View) -> Array:
-    """A number for each instance, of what may be the same for all."""
-    return value if of.is_per_instance else value + view.instance(0) * 0.0
 
 
 def _branches(rule: Rule) -> list[Branch]:

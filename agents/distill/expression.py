@@ -205,6 +205,11 @@ def tests(rule: Rule) -> list[Expression]:
     return []
 
 
+def sees_instances(rule: Rule) -> bool:
+    """Whether its cost may differ between the instances."""
+    return any(each.is_per_instance for each in (*tests(rule), *leaves(rule)))
+
+
 def parts(rule: Rule) -> list[Expression]:
     """All that occurs in it, each once, operands before what is made of them."""
     found: dict[Expression, None] = {}

@@ -10,8 +10,16 @@ from agents.comparison import Estimate, bootstrap, relative_difference
 
 
 def best_rule(results: pd.DataFrame, rules: list[str]) -> str:
-    """The rule of lowest mean TTFT. It is chosen on the streams it is compared on, which is in its favour."""
-    means = results[results["policy"].isin(rules)].groupby("policy", sort=False)["ttft_mean_s"].mean()
+    """The rule of lowest mean TTFT. It is chosen on the streams it is compared on, which is in its favour.
+
+    Raises ``ValueError`` where none of them served requests on all of these.
+    """
+    means = results.pivot(index="seed", columns="policy", values="ttft_mean_s")[rules].mean(skipna=False)
+    if means.isna().all():
+        raise ValueError(
+            f"rules: none of {', '.join(rules)} served requests on every stream, so there is nothing to"
+            " compare with; add another with +agent@rules.NAME=OPTION, or ask for less of the fleet"
+        )
     return str(means.idxmin())
 
 

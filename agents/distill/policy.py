@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from agents.distill.evaluation import compiled
-from agents.distill.expression import Rule, Statistic, leaves, tests
+from agents.distill.expression import Rule, Statistic, sees_instances
 from agents.heuristics.heuristic import Array, Candidates, Heuristic, Kind, least, most
 
 
@@ -20,7 +20,7 @@ class Distilled(Heuristic):
     kind: ClassVar[Kind] = "prefix"
 
     def __init__(self, rule: Rule) -> None:
-        if not any(each.is_per_instance for each in (*tests(rule), *leaves(rule))):
+        if not sees_instances(rule):
             raise ValueError("the rule looks at no feature of the instances: it cannot choose between them")
         self.rule = rule
         self._evaluate = compiled(rule)

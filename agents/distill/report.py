@@ -19,8 +19,12 @@ def text(summary: Mapping[str, Any]) -> str:
         f"Those that arrived in the first {summary['warmup_s']:g} s are routed and not counted.",
         f"Gain kept: ({best} - student) / ({best} - {teacher}); {best} is the best rule on these streams.",
     ]
-    if summary["relative_to_reference"].get(teacher, {}).get("ttft_mean_s", (0.0,))[0] >= 0.0:
-        notes.append(f"{teacher} is no better than {best}: there is no gain to keep.")
+    relative = summary["relative_to_reference"].get(teacher, {})
+    for figure, words in COMPARED.items():
+        if figure in relative and relative[figure][0] >= 0.0:
+            notes.append(f"{teacher} has no lower {words} than {best}: of that there is no gain to keep.")
+    if any(figures["num_failed"][0] for figures in summary["policies"].values()):
+        notes.append("Requests failed: latencies are of those served, and the order is by SLO met.")
     parts = [
         f"{name}, {student['num_nodes']} nodes:\n\n```\n{student['rule']}```\n"
         for name, student in students.items()
@@ -36,17 +40,13 @@ def results(summary: Mapping[str, Any]) -> list[list[str]]:
     for name, figures in summary["policies"].items():
         line = [f"{name} (teacher)" if name == teacher else name]
         for figure in COMPARED:
-            line.append(_interval(figures[figure], "{:.3f}"))
+            line.append(markdown.interval(figures[figure], ".3f"))
             relative = summary["relative_to_reference"].get(name)
-            line.append("-" if relative is None else _interval(relative[figure], "{:+.1%}"))
+            line.append("-" if relative is None else markdown.interval(relative[figure], "+.1%"))
         student = students.get(name)
         line += [_kept(student["kept"][figure]) if student else "" for figure in COMPARED]
         lines.append([*line, str(student["num_nodes"]) if student else ""])
     return lines
-
-
-def _interval(estimate: Any, form: str) -> str:
-    return "{0} [{0}, {0}]".replace("{0}", form).format(*estimate)
 
 
 def _kept(estimate: Mapping[str, float | None]) -> str:

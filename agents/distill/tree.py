@@ -18,6 +18,7 @@ from agents.distill.expression import (
     Quantity,
     Rule,
     num_nodes,
+    sees_instances,
 )
 from agents.distill.lessons import Lessons
 from agents.distill.rounding import rounded
@@ -103,7 +104,7 @@ class TreeStudent:
                 for num_leaves in range(most_leaves, 1, -1):
                     rule = _rule(grown(columns, num_leaves), tested, 0)
                     if num_nodes(rule) <= self.max_nodes:
-                        if isinstance(rule, Branch):
+                        if sees_instances(rule):  # else, or where it is a leaf alone, it cannot choose
                             regrets[rule] = lessons.mean_regret(compiled(rule)(lessons))
                         break
         if not regrets:

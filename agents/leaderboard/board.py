@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan, nan
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,8 @@ SHOWN = (
 )
 """Figures whose means over seeds are shown."""
 OF_WINDOW = ["policy", "seed", "window_begins_at_s"]
+FAILED = "Requests failed: latencies are of those served, and the order is by SLO met."
+"""Note of a column."""
 MAX_TOLD = 3
 """Settings that a world's name may tell."""
 
@@ -106,7 +109,7 @@ def differing(settings: Sequence[Settings]) -> list[str]:
 
 
 def overall(columns: Sequence[Column]) -> dict[str, tuple[float, int, float]]:
-    """Policies that are in every column, the best first.
+    """Policies that are in every column, and served requests on all of its streams, the best first.
 
     Returns:
         Policy -> the geometric mean over columns of its mean TTFT over that of the column's best, in how many
@@ -114,16 +117,30 @@ def overall(columns: Sequence[Column]) -> dict[str, tuple[float, int, float]]:
     """
     ratios: dict[str, list[float]] = {}
     for column in columns:
-        means = {each.policy: each.means["ttft_mean_s"].value for each in column.standings}
-        least = min(means.values())
-        for policy, mean in means.items():
-            ratios.setdefault(policy, []).append(mean / least)
+        best = least(column, "ttft_mean_s")
+        for each in column.standings:
+            if not isnan(mean := each.means["ttft_mean_s"].value):
+                ratios.setdefault(each.policy, []).append(mean / best)
     everywhere = {policy: np.array(each) for policy, each in ratios.items() if len(each) == len(columns)}
     found = {
         policy: (float(np.exp(np.log(each).mean())), int((each == 1.0).sum()), float(each.max()))
         for policy, each in everywhere.items()
     }
     return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def overall_notes(columns: Sequence[Column]) -> list[str]:
+    """What a reader of what is said of all columns together must know."""
+    failed = [column.name for column in columns if FAILED in column.notes]
+    if not failed:
+        return []
+    return [f"Requests failed in {', '.join(failed)}: who loses the slow ones has the lower TTFT there."]
+
+
+def least(column: Column, figure: str) -> float:
+    """The least of the means; NaN where no policy served requests on all streams."""
+    means = (each.means[figure].value for each in column.standings)
+    return min((mean for mean in means if not isnan(mean)), default=nan)
 
 
 def _labels(worlds: Sequence[Sequence[Run]]) -> dict[tuple[str, str, str], str]:
@@ -148,10 +165,11 @@ def _names(worlds: Sequence[Sequence[Run]]) -> list[str]:
     for place, (name, runs) in enumerate(zip(names, worlds, strict=True)):
         alike = [other for other, of_other in zip(worlds, names, strict=True) if of_other == name]
         told = [key for key in differing([other[0].world for other in alike]) if key != "requests"]
+        words = [", ".join(f"{key}={held[0].world.get(key)}" for key in told) for held in (runs, *alike)]
         if len(alike) == 1:
             found.append(name)
-        elif 0 < len(told) <= MAX_TOLD:
-            found.append(f"{name} ({', '.join(f'{key}={runs[0].world.get(key)}' for key in told)})")
+        elif len(told) <= MAX_TOLD and len(set(words)) == len(alike):
+            found.append(f"{name} ({words[0]})")
         else:
             found.append(f"{name} ({1 + names[:place].count(name)})")
     return found
@@ -161,7 +179,7 @@ def _column(
     name: str, runs: Sequence[Run], labels: Mapping[tuple[str, str, str], str], yardstick: str | None
 ) -> Column:
     entries: dict[str, _Entry] = {}
-    curves = [pd.DataFrame(columns=[*OF_WINDOW, "ttft_mean_s"])]
+    curves = [pd.DataFrame(columns=[*OF_WINDOW, "ttft_mean_s", "window_s"])]
     for run in runs:
         for policy, rows in run.results.groupby("policy", sort=False):
             label = labels[str(run.path), run.name, str(policy)]
@@ -176,9 +194,15 @@ def _column(
     means = {label: sign * float(table[figure].mean()) for label, table in tables.items()}
     order = sorted(tables, key=lambda label: np.inf if np.isnan(means[label]) else means[label])
     reference = yardstick if yardstick in tables else order[0]
-    curve = pd.concat(curves, ignore_index=True).drop_duplicates(OF_WINDOW)
+    curve = pd.concat(curves, ignore_index=True)
+    windows_s = sorted(curve["window_s"].unique())
+    curve = curve[curve["window_s"].isin(windows_s[-1:])].drop_duplicates(OF_WINDOW)
     by_window = curve[curve["seed"].isin(seeds)].groupby(["policy", "window_begins_at_s"], sort=False)
     notes = list(_notes(entries, tables, seeds, has_failed))
+    if len(windows_s) > 1:
+        notes.append(
+            f"Curves are of runs with windows of {windows_s[-1]:g} s; others have {windows_s[:-1]} s."
+        )
     if yardstick not in (None, reference):
         notes.append(f"{yardstick} was not in this world: the others are compared with {reference}.")
     return Column(
@@ -214,7 +238,10 @@ def _common_seeds(name: str, entries: Mapping[str, _Entry]) -> list[int]:
     common = set.intersection(*(set(entry.rows.index) for entry in entries.values()))
     if not common:
         seeds = "; ".join(f"{label}: {sorted(entry.rows.index)}" for label, entry in entries.items())
-        raise ValueError(f"{name}: no seed is common to all, so they cannot be compared ({seeds})")
+        raise ValueError(
+            f"{name}: no seed is common to all, so they cannot be compared ({seeds});"
+            " evaluate them on common ones, or leave a run out"
+        )
     return sorted(int(seed) for seed in common)
 
 
@@ -232,7 +259,7 @@ def _notes(
             " (closed loop), or one run had another trace file."
         )
     if has_failed:
-        yield "Requests failed: latencies are of those served, and the order is by SLO met."
+        yield FAILED
 
 
 def _standing(label: str, table: pd.DataFrame, reference: pd.DataFrame) -> Standing:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 from typing import Any
 
 from agents.comparison import Estimate
-from agents.leaderboard.board import RANKED, Column, Standing, differing, overall
+from agents.leaderboard.board import RANKED, Column, Standing, differing, least, overall, overall_notes
 from agents.leaderboard.table import INTERVALS
 from agents.page.document import document
 from agents.page.markup import (
@@ -78,6 +79,7 @@ def _overall(columns: Sequence[Column]) -> str:
             " its column."
         )
     ]
+    parts += [paragraph(note, class_="note") for note in overall_notes(columns)]
     parts += [_heat_map(columns, policies, name) for name in RANKED]
     rows = [
         Row([policy, f"{mean:.3f}", f"{num_best} of {len(columns)}", f"{worst:.3f}"])
@@ -90,7 +92,14 @@ def _overall(columns: Sequence[Column]) -> str:
 
 def _heat_map(columns: Sequence[Column], policies: Sequence[str], name: str) -> str:
     held = [{each.policy: each.means[name].value for each in column.standings} for column in columns]
-    values = [[_rise(of_column, policy) for of_column in held] for policy in policies]
+    best = [least(column, name) for column in columns]
+    values = [
+        [
+            value(of_column.get(policy, nan) / of_best - 1.0)
+            for of_column, of_best in zip(held, best, strict=True)
+        ]
+        for policy in policies
+    ]
     matrix = Matrix(
         f"{WORDS[name]}, against the best of each world",
         f"Heat map of {len(policies)} policies by {len(columns)} worlds: {WORDS[name]} against the best.",
@@ -102,10 +111,6 @@ def _heat_map(columns: Sequence[Column], policies: Sequence[str], name: str) -> 
         [[change(at) for at in row] for row in values],
     )
     return show(matrix, {})
-
-
-def _rise(of_column: dict[str, float], policy: str) -> float | None:
-    return value(of_column[policy] / min(of_column.values()) - 1.0) if policy in of_column else None
 
 
 # --- a world ---

@@ -8,7 +8,7 @@ import pandas as pd
 
 from agents import markdown
 from agents.comparison import CONFIDENCE, NUM_RESAMPLES, Estimate
-from agents.leaderboard.board import RANKED, Column, overall
+from agents.leaderboard.board import RANKED, Column, overall, overall_notes
 
 INTERVALS = f"{CONFIDENCE:.0%}, percentile bootstrap over seeds, paired, {NUM_RESAMPLES} resamples"
 """How intervals were made."""
@@ -57,8 +57,11 @@ def overall_table(columns: Sequence[Column]) -> str:
         (policy, f"{mean:.3f}", f"{num_best} of {len(columns)}", f"{worst:.3f}")
         for policy, (mean, num_best, worst) in found.items()
     ]
-    note = "Ratio of mean TTFTs in each world, geometric mean over worlds; of policies that are in all."
-    return f"{markdown.table(lines)}\n\n{note}"
+    notes = [
+        "Ratio of mean TTFTs in each world, geometric mean over worlds; of policies that are in all.",
+        *overall_notes(columns),
+    ]
+    return f"{markdown.table(lines)}\n\n{' '.join(notes)}"
 
 
 def _table(column: Column) -> str:
@@ -80,10 +83,14 @@ def _table(column: Column) -> str:
         lines.append(
             (
                 each.policy,
-                _interval(mean, ".3f"),
-                _interval(each.against["ttft_mean_s"], "+.1%") if each.policy != column.yardstick else "-",
-                _interval(late, ".2f"),
-                _interval(each.against["ttft_p99_s"], "+.1%") if each.policy != column.yardstick else "-",
+                markdown.interval(mean, ".3f"),
+                markdown.interval(each.against["ttft_mean_s"], "+.1%")
+                if each.policy != column.yardstick
+                else "-",
+                markdown.interval(late, ".2f"),
+                markdown.interval(each.against["ttft_p99_s"], "+.1%")
+                if each.policy != column.yardstick
+                else "-",
                 f"{1e3 * each.shown['tpot_mean_s']:.1f}",
                 f"{each.shown['e2e_mean_s']:.2f}",
                 f"{each.shown['frac_slo_met']:.1%}",
@@ -91,7 +98,3 @@ def _table(column: Column) -> str:
             )
         )
     return markdown.table(lines)
-
-
-def _interval(estimate: Estimate, form: str) -> str:
-    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"

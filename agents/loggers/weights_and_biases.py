@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import pandas as pd
 
+MAX_NAME = 128
+"""Characters of an artifact's name; wandb takes no more."""
+
 
 class WeightsAndBiases:
     """Logs to Weights & Biases, by default offline: no network and no account are needed.
@@ -59,7 +62,8 @@ class WeightsAndBiases:
 
     def log_files(self, kind: str, paths: Sequence[Path]) -> None:
         """Log an artifact of this type, which holds the files."""
-        artifact = self._wandb.Artifact(f"{self._name}-{kind}", type=kind)
+        name = f"{self._name}-{kind}"[-MAX_NAME:]  # the end tells a sweep's runs apart
+        artifact = self._wandb.Artifact(name, type=kind)
         for path in paths:
             artifact.add_file(str(path), policy="immutable", skip_cache=True)
         self._run.log_artifact(artifact)

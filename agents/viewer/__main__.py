@@ -12,6 +12,8 @@ the page shows what was recorded (``record=true``), their queues as they were sc
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import hydra
@@ -31,6 +33,11 @@ from conf.build import ConfigError
 
 register()
 
+NEEDED = ("name", "cluster", "policies", "trained", "seeds", "warmup_s")
+"""What an evaluation's config holds; those of other programs lack some of it."""
+PLAIN = re.compile(r"[\w/.@%+-]+")
+"""What Hydra takes as a value without quotes."""
+
 
 def view(config: DictConfig) -> Path:
     """Make the page as configured; return its path."""
@@ -45,10 +52,9 @@ def view(config: DictConfig) -> Path:
     episodes = [
         replayed(held, run, cell, config.num_looks) if is_replayed else recorded(run, cell) for cell in chosen
     ]
-    names = ",".join(cell.policy for cell in chosen)
     about = {
         "title": f"{held.name}: {' against '.join(cell.policy for cell in chosen)}, seed {config.seed}",
-        "command": f"python -m agents.viewer run={run} policies=[{names}] seed={config.seed}",
+        "command": _command(run, chosen),
         "notes": cells.read(run, chosen[0])[1]["workload_notes"],
         "warmup_s": held.warmup_s,
         "is_replayed": is_replayed,
@@ -69,11 +75,23 @@ def _evaluation(run: Path) -> DictConfig:
         held = OmegaConf.load(path)
     except FileNotFoundError:
         raise ConfigError(f"run: {run} holds no {CONFIG}; give the directory of an evaluation") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"run: {path} is no config ({error}); evaluate anew") from error
-    if not isinstance(held, DictConfig) or "policies" not in held or "seeds" not in held:
-        raise ConfigError(f"run: {path} is not the config of an evaluation")
+    if not isinstance(held, DictConfig) or any(held.get(key) is None for key in NEEDED):
+        raise ConfigError(
+            f"run: {path} is not the config of an evaluation; give the directory of one, and of a benchmark"
+            " that of one of its scenarios"
+        )
     return held
+
+
+def _command(run: Path, chosen: list[Cell]) -> str:
+    """That makes the page, for a shell; Hydra wants quotes around the folders of a sweep, too."""
+    text = str(run)
+    path = text if PLAIN.fullmatch(text) else "'" + text.replace("'", "\\'") + "'"
+    names = ",".join(cell.policy for cell in chosen)
+    given = [f"run={path}", f"policies=[{names}]", f"seed={chosen[0].seed}"]
+    return shlex.join(["python", "-m", "agents.viewer", *given])
 
 
 def _policies(config: DictConfig, held: DictConfig) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from agents.compare import compare
-from agents.comparison import relative_difference
+from agents.comparison import Estimate, relative_difference
 from agents.evaluate import evaluate
-from agents.leaderboard.board import board
+from agents.files import write_parquet
+from agents.leaderboard.board import FAILED, SHOWN, Column, Standing, board, overall, overall_notes
+from agents.leaderboard.page import page
 from agents.leaderboard.runs import find
+from agents.leaderboard.table import overall_table
 from tests.adversary.page.test_browser import CHROMIUM, DRIVER, Reader, browsing
 from tests.agents.test_programs import files, tiny_evaluation
 
@@ -140,9 +144,47 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path):
     slower = changed(runs / "one", tmp_path / "slower", lambda rows: rows.assign(ttft_mean_s=1.0))
     with pytest.raises(ValueError, match=r"random has other figures in .*different versions"):
         board(find([runs / "one", slower]))
+    (slower / "config.yaml").write_text("policies: [\n")
+    with pytest.raises(ValueError, match=r"(?s)slower/config.yaml: not a config .*; evaluate anew"):
+        find([slower])
     (slower / "config.yaml").unlink()
     with pytest.raises(ValueError, match=r"slower: has no config.yaml"):
         find([slower])
+    (slower / "results.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"slower/results.parquet: not a whole table .*; evaluate anew"):
+        find([slower])
+
+
+def test_a_run_that_was_stopped_is_named(runs, tmp_path):
+    copied = shutil.copytree(runs / "one", tmp_path / "one")
+    config = OmegaConf.load(copied / "config.yaml")
+    del config.policies.turns
+    OmegaConf.save(config, copied / "config.yaml")
+    with pytest.raises(ValueError, match=r"has results of turns, but its config.yaml has not: .* take it up"):
+        find([copied])
+    copied = shutil.copytree(runs / "one", tmp_path / "two")
+    (copied / "summary.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"two: has results.parquet and no summary.json: .* take it up again"
+    ):
+        find([copied])
+    rows = pd.read_parquet(runs / "one" / "results.parquet").assign(scenario="equal", load=60)
+    write_parquet(copied / "results.parquet", rows)
+    (copied / "summary.json").write_text('{"scenarios": {"equal@80": {}}}')
+    with pytest.raises(ValueError, match=r"two: summary.json says nothing of equal@60: .* take it up again"):
+        find([copied])
+
+
+def test_results_of_other_programs_are_passed_over(runs, tmp_path):
+    """Such as a distillation's, which have the same columns."""
+    other = tmp_path / "distill"
+    other.mkdir()
+    shutil.copy(runs / "one" / "results.parquet", other)
+    (other / "config.yaml").write_text("policies: {random: {}}\nrules: {}\n")
+    shutil.copytree(runs / "one", tmp_path / "one")
+    assert [run.path.name for run in find([tmp_path])] == ["one"]
+    with pytest.raises(ValueError, match="distill: no results of policies in it"):
+        find([other])
 
 
 def test_a_trace_of_another_content_is_told(runs, tmp_path):
@@ -155,6 +197,70 @@ def test_a_trace_of_another_content_is_told(runs, tmp_path):
     OmegaConf.save(config, fewer / "config.yaml")
     (column,) = board(find([runs / "one", fewer]))
     assert "Policies met different numbers of requests on the same seed" in column.notes[0]
+
+
+def test_worlds_of_one_name_are_named_apart_by_settings_or_by_number(runs, tmp_path):
+    def run(folder, rate_per_s, notes):
+        copied = shutil.copytree(runs / "one", tmp_path / folder)
+        config = OmegaConf.load(copied / "config.yaml")
+        config.workload.rate_per_s = rate_per_s
+        OmegaConf.save(config, copied / "config.yaml")
+        summary = json.loads((copied / "summary.json").read_text())
+        (copied / "summary.json").write_text(json.dumps(summary | {"workload_notes": [notes]}))
+        return copied
+
+    one, other = run("a", 1.0, "of a trace"), run("b", 2.0, "of a trace")
+    names = [column.name for column in board(find([one, other]))]
+    assert names == ["evaluate (workload.rate_per_s=1.0)", "evaluate (workload.rate_per_s=2.0)"]
+    third = run("c", 2.0, "of a longer trace")  # the settings tell two of the three apart
+    columns = board(find([one, other, third]))
+    assert [column.name for column in columns] == ["evaluate (1)", "evaluate (2)", "evaluate (3)"]
+    page(columns, "")
+
+
+def test_curves_of_unlike_windows_are_not_mixed(runs, tmp_path):
+    finer = shutil.copytree(runs / "one", tmp_path / "finer")
+    curve = pd.read_parquet(finer / "ttft_over_time.parquet")
+    half = curve.assign(window_begins_at_s=curve["window_begins_at_s"] + 0.5, ttft_mean_s=99.0)
+    write_parquet(finer / "ttft_over_time.parquet", pd.concat([curve, half]))
+    config = OmegaConf.load(finer / "config.yaml")
+    config.window_s = 0.5
+    OmegaConf.save(config, finer / "config.yaml")
+    (alone,), (both,) = board(find([runs / "one"])), board(find([finer, runs / "one"]))
+    pd.testing.assert_frame_equal(both.over_time, alone.over_time)
+    assert both.notes == ["Curves are of runs with windows of 1 s; others have [0.5] s."]
+
+
+def test_one_seed_has_figures_without_intervals(runs, tmp_path):
+    one = changed(runs / "one", tmp_path / "one", lambda rows: rows[rows["seed"] == 0])
+    compare([one], "random", tmp_path)
+    text = (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
+    assert "nan" not in text
+    assert f"| random | {ttft_s(one, 'random', [0])[0]:.3f} |" in re.sub(" +", " ", text)
+
+
+def test_a_policy_that_served_nobody_is_not_the_measure_of_others():
+    nan = Estimate(np.nan, np.nan, np.nan)
+
+    def standing(policy, mean):
+        estimate = nan if mean is None else Estimate(mean, mean, mean)
+        both = {"ttft_mean_s": estimate, "ttft_p99_s": estimate}
+        return Standing(policy, both, both, dict.fromkeys(SHOWN, 0.0))
+
+    def column(name, **means):
+        standings = [standing(policy, mean) for policy, mean in means.items()]
+        return Column(name, {"requests": ""}, [], [0], "a", standings, pd.DataFrame(), [])
+
+    columns = [column("x", lost=None, a=1.0, b=2.0), column("y", a=3.0, b=1.5, lost=1.0)]
+    assert overall_notes(columns) == []
+    columns[1] = replace(columns[1], notes=[FAILED])
+    told = "Requests failed in y: who loses the slow ones has the lower TTFT there."
+    assert overall_notes(columns) == [told]
+    assert told in page(columns, "")
+    assert told in overall_table(columns)
+    found = overall(columns)
+    assert found == {"a": (pytest.approx(3**0.5), 1, 3.0), "b": (pytest.approx(3**0.5), 0, 2.0)}
+    assert "nan" not in page(columns, "").partition("<script>")[0]
 
 
 @pytest.mark.skipif(not (CHROMIUM.exists() and DRIVER.exists()), reason="`make browser` installs it")

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from agents.loggers.silent import Silent
 from agents.loggers.weights_and_biases import WeightsAndBiases
+from agents.run_directory import folder_name
 from conf.build import ConfigError, build
 
 CONFIG = {"_target_": "agents.loggers.weights_and_biases.WeightsAndBiases", "project": "p", "mode": "offline"}
@@ -55,6 +56,18 @@ def test_offline_run_is_kept_in_the_run_directory(tmp_path, monkeypatch, connect
     assert {path.name for path in tmp_path.iterdir()} == {"run", "home"}
     with pytest.raises(BlockingIOError):
         connections.accept()
+
+
+def test_files_of_a_run_in_a_sweep_have_a_name_that_is_not_too_long(tmp_path, monkeypatch, connections):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    folder = folder_name(",".join(f"policies.linucb.setting_{number}=0.5" for number in range(9)))
+    directory = tmp_path / folder
+    logger = WeightsAndBiases(f"sweep/{folder}", directory)
+    result = directory / "results.parquet"
+    result.write_bytes(b"")
+    logger.log_files("results", [result])
+    logger.finish()
+    assert list(directory.glob("wandb/offline-run-*"))
 
 
 def test_without_wandb_the_extra_is_named(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agents.distill.expression import (
+    Arithmetic,
     Branch,
     Expression,
     Feature,
@@ -11,6 +12,7 @@ from agents.distill.expression import (
     Quantity,
     Rule,
     leaves,
+    parts,
 )
 from agents.distill.texts.infix import infix
 from agents.distill.texts.signature import signature
@@ -24,6 +26,8 @@ def formula_text(rule: Rule) -> str:
     named = [each for each in signature(rule).named if isinstance(each, Quantity)]
     if named:
         lines += ["where", *(f"    {each.name} = {_formula(each.of)}" for each in named)]
+    if any(isinstance(part, Arithmetic) and part.operator == "/" for part in parts(rule)):
+        lines.append("What divides counts as at least 1, in its unit.")
     return "\n".join(lines) + "\n"
 
 

@@ -26,6 +26,8 @@ def go_text(rule: Rule) -> str:
         f"func Costs({', '.join(parameters)}) []float64 {{",
         f"\tcosts := make([]float64, len({_camel(needed.instance[0].name)}))",
     ]
+    if any(isinstance(each, Fleet) for each in needed.named):  # which there is none of no instances
+        lines += ["\tif len(costs) == 0 {", "\t\treturn costs", "\t}"]
     for each in needed.named:
         lines += _definition(each)
     lines += ["\tfor i := range costs {", *_statements(rule, "\t\t"), "\t}", "\treturn costs", "}"]
@@ -44,12 +46,21 @@ def _definition(named: Quantity | Fleet) -> list[str]:
             "\t}",
         ]
     values = _camel(named.of.name)
-    first, step = {
-        "least": (f"{values}[0]", f"{name} = min({name}, each)"),
-        "most": (f"{values}[0]", f"{name} = max({name}, each)"),
-        "mean": ("0.0", f"{name} += each / float64(len({values}))"),
-    }[named.statistic]
-    return [f"\t{name} := {first}", f"\tfor _, each := range {values} {{", f"\t\t{step}", "\t}"]
+    if named.statistic == "mean":  # divided once: the mean of equal whole numbers is that number
+        return [
+            f"\t{name} := 0.0",
+            f"\tfor _, each := range {values} {{",
+            f"\t\t{name} += each",
+            "\t}",
+            f"\t{name} /= float64(len({values}))",
+        ]
+    pick = "min" if named.statistic == "least" else "max"
+    return [
+        f"\t{name} := {values}[0]",
+        f"\tfor _, each := range {values} {{",
+        f"\t\t{name} = {pick}({name}, each)",
+        "\t}",
+    ]
 
 
 def _statements(rule: Rule, indent: str) -> list[str]:

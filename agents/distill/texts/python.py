@@ -25,6 +25,8 @@ def python_text(rule: Rule) -> str:
         '    """',
         f"    instances = range(len({names[0]}))",
     ]
+    if any(isinstance(each, Fleet) for each in needed.named):  # which there is none of no instances
+        lines += ["    if not instances:", "        return []"]
     for each in needed.named:
         if isinstance(each, Fleet):
             lines.append(f"    {each.name} = {_STATISTICS[each.statistic].format(each.of.name)}")

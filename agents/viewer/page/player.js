@@ -151,7 +151,8 @@ class Player {
   }
 
   step(by) {
-    this.choose(this.last[this.focus] + by);
+    const next = this.last[this.focus] + by;
+    if (next >= -1) this.choose(next); // before the first there is none to go back to
   }
 
   toNextLate() {

@@ -10,6 +10,7 @@ async function unpacked({ shape, step, data }) {
   const bytes = await inflated(data);
   if (step === null) return new Float32Array(bytes.buffer);
   const values = new Float64Array(shape.reduce((product, length) => product * length, 1)), row = shape.at(-1);
+  const perOne = Math.round(1 / step); // by which a multiple is the number that its decimals are read as
   let place = 0, multiple = 0;
   for (let number = 0; number < values.length; number += 1) {
     let written = 0, weight = 1, byte;
@@ -21,7 +22,7 @@ async function unpacked({ shape, step, data }) {
     } while (byte > 127);
     if (number % row === 0) multiple = 0;
     multiple += written % 2 ? -(written + 1) / 2 : written / 2;
-    values[number] = multiple * step;
+    values[number] = step < 1 ? multiple / perOne : multiple * step;
   }
   return values;
 }

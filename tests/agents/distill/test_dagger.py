@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agents.build_env import build_env
-from agents.distill.dagger import distil
+from agents.distill.dagger import Attempt, Distillation, distil
 from agents.distill.expression import Feature
 from agents.distill.policy import Distilled
 from agents.export.parity import observe
@@ -38,6 +38,11 @@ class Noting:
 
 
 RULES = Feature("num_waiting"), Feature("num_in_flight"), Feature("num_uncached_tokens")
+
+
+def test_an_attempt_that_served_nobody_is_not_taken():
+    attempts = [Attempt(rule, 1, ttft_s) for rule, ttft_s in zip(RULES, (np.nan, 2.0, 1.0), strict=True)]
+    assert Distillation(attempts).rule == RULES[2]
 
 
 def test_the_teacher_acts_first_and_the_student_then(env):

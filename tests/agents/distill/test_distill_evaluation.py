@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from agents.distill.basis import FADED_TTFT
 from agents.distill.evaluation import compiled
-from agents.distill.expression import Feature, Number
+from agents.distill.expression import Branch, Feature, Number
 from agents.distill.policy import Distilled
 from tests.agents.distill.rules import FORMULA, TREE, by_python, distilled, lessons_of, rules, seen
 
@@ -77,6 +77,24 @@ def test_costs_move_along_with_the_rows(rule, seed, order):
     moved = {**look, "instances": look["instances"][order], "mask": look["mask"][order]}
     here, there = distilled(rule).act(look), distilled(rule).act(moved)
     np.testing.assert_allclose(there.scores, here.scores[order], rtol=1e-9, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("cost", "short"),
+    [
+        (Number(2.0), -2.0),
+        (Feature("num_prompt_tokens"), -512.0),
+        (Branch(Feature("turn"), 1.0, Number(3.0), Number(4.0)), -3.0),
+    ],
+    ids=["number", "request", "tree"],
+)
+def test_one_side_of_a_branch_may_cost_the_same_everywhere(observe, cost, short):
+    rule = Branch(Feature("num_prompt_tokens"), 512.0, cost, Feature("num_running"))
+    look = observe(num_running=[1, 4, 2], request={"num_prompt_tokens": 512})
+    assert distilled(rule).act(look).scores.tolist() == [short] * 3
+    assert distilled(rule).act(look).propensities == pytest.approx([1 / 3] * 3)
+    look["request"][0] = 513
+    assert distilled(rule).act(look).scores.tolist() == [-1.0, -4.0, -2.0]
 
 
 def test_a_rule_that_sees_no_instance_is_refused():

@@ -21,6 +21,7 @@ RULES = {
         Branch(Fleet("most", Feature("num_waiting")), 300.0, Feature("num_running"), Feature("num_waiting")),
     ),
     "mixed": Branch(excess(EXPECTED_TTFT), 1.0, Feature("num_waiting"), Feature("num_running")),
+    "alike": Branch(Feature("turn"), 2.0, Number(0.0), Feature("num_waiting")),
     "stump": Branch(Feature("num_waiting"), 250.0, Number(0.0), Number(1.0)),
 }
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 
@@ -16,8 +17,11 @@ from agents import checkpoint
 from agents.config import register, register_policy_group
 from agents.distill.__main__ import distill
 from agents.distill.kept import best_rule, kept
+from agents.distill.report import COMPARED, text
 from agents.export import bundle
 from agents.online import CHECKPOINT
+from agents.summary import COMPARED as SUMMARISED
+from agents.summary import summarise
 from agents.train import train
 from conf.build import ConfigError
 from tests.agents.test_programs import CONF, TINY, configured, files
@@ -162,6 +166,37 @@ def test_gain_kept_by_hand():
     share = kept(results, "student", "teacher", "rule", "ttft_mean_s")
     assert share.value == 1.5  # (2.5 - 1.75) / (2.5 - 2)
     assert np.isnan([share.low, share.high]).all()
+
+
+def test_a_rule_that_served_nobody_on_a_stream_is_not_the_best():
+    rows = [("lost", 0, np.nan), ("lost", 1, 0.5), ("served", 0, 1.0), ("served", 1, 2.0)]
+    results = pd.DataFrame(rows, columns=["policy", "seed", "ttft_mean_s"])
+    assert best_rule(results, ["lost", "served"]) == "served"
+    with pytest.raises(
+        ValueError, match=r"rules: none of lost served requests on every stream, .* add another"
+    ):
+        best_rule(results, ["lost"])
+
+
+def test_the_report_tells_of_each_figure_by_itself():
+    """Of a teacher with a worse mean than the rule and a better P99, on one stream, where requests failed."""
+    figures = {
+        "rule": {"ttft_mean_s": 1.0, "ttft_p99_s": 4.0, "num_failed": 0.0},
+        "teacher": {"ttft_mean_s": 2.0, "ttft_p99_s": 3.0, "num_failed": 1.0},
+        "student": {"ttft_mean_s": 1.5, "ttft_p99_s": 3.5, "num_failed": 0.0},
+    }
+    rows = [{"policy": name, "seed": 0, **row} for name, row in figures.items()]
+    results = pd.DataFrame(rows).assign(**dict.fromkeys(("frac_slo_met", *SUMMARISED), 1.0))
+    results[["ttft_mean_s", "ttft_p99_s"]] = [[1.0, 4.0], [2.0, 3.0], [1.5, 3.5]]
+    shares = {figure: kept(results, "student", "teacher", "rule", figure).plain() for figure in COMPARED}
+    student = {"num_nodes": 1, "rule": "", "kept": shares}
+    about = {"teacher": "teacher", "best_rule": "rule", "warmup_s": 0.0, "workload_notes": ["some"]}
+    told = text(summarise(results, "rule") | about | {"students": {"student": student}})
+    assert "teacher has no lower mean TTFT than rule: of that there is no gain to keep." in told
+    assert "no lower P99" not in told
+    assert "Requests failed: latencies are of those served" in told
+    lines = [re.sub(" +", " ", line) for line in told.splitlines()]
+    assert "| student | 1.500 | +50.0% | 3.500 | -12.5% | - | 50% | 1 |" in lines
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,20 @@ from scipy.optimize import approx_fprime
 from agents.distill.basis import EXPECTED_TTFT, FADED_TTFT, FRAC_DECODING, excess
 from agents.distill.choice_model import ChoiceModel
 from agents.distill.evaluation import compiled
-from agents.distill.expression import Branch, Feature, Number, leaves, num_nodes
+from agents.distill.expression import Branch, Feature, Number, leaves, num_nodes, sees_instances
 from agents.distill.formula import FormulaStudent
+from agents.distill.lessons import Lessons
 from agents.distill.texts.formula import formula_text
 from agents.distill.tree import TreeStudent
-from envs.observation import NUM_IN_FLIGHT_UNCACHED_TOKENS, NUM_PROMPT_TOKENS, NUM_UNCACHED_TOKENS
+from envs.observation import (
+    INSTANCE_FEATURES,
+    NUM_IN_FLIGHT_UNCACHED_TOKENS,
+    NUM_PROMPT_TOKENS,
+    NUM_UNCACHED_TOKENS,
+    NUM_WAITING,
+    REQUEST_FEATURES,
+    TURN,
+)
 from envs.observation import PREFILL_TOKENS_PER_S as SPEED
 from tests.agents.distill.rules import OWN, lessons_of, weighed
 from tests.agents.heuristics.test_conformance import observations
@@ -132,6 +141,20 @@ def test_a_tree_follows_the_least_of_a_time():
     """A rule that no tree of an instance's own features can follow is one branch on how far it is above."""
     rule = TreeStudent(max_tested=1).fit(taught(FADED_TTFT, num=600))[0]
     assert agreement(rule, taught(FADED_TTFT, seed=1)) > 0.99
+
+
+def test_trees_look_at_instances_where_their_number_tells_more():
+    """Of two instances each is chosen more often than of eight: what says which it is, says so."""
+    rng = np.random.default_rng(0)
+    num_instances = np.tile([2, 8], 150)
+    instances = np.zeros((num_instances.sum(), len(INSTANCE_FEATURES)))
+    instances[:, NUM_WAITING] = rng.integers(0, 5, len(instances))
+    requests = np.zeros((len(num_instances), len(REQUEST_FEATURES)))
+    requests[:, TURN] = num_instances
+    scores = rng.random(len(instances)) - 0.05 * instances[:, NUM_WAITING]
+    rules = TreeStudent(max_nodes=5).fit(Lessons(instances, scores, requests, num_instances))
+    assert rules
+    assert all(sees_instances(rule) for rule in rules)
 
 
 @pytest.mark.parametrize("student", [TreeStudent(max_nodes=12), FormulaStudent(max_nodes=12)])

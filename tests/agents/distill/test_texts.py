@@ -9,17 +9,21 @@ import numpy as np
 import pytest
 
 from agents.build_env import build_env
-from agents.distill.expression import Fleet
+from agents.distill.expression import Branch, Feature, Fleet
 from agents.distill.texts.cel import cel_formula, cel_text
 from agents.distill.texts.formula import formula_text
 from agents.distill.texts.go import PACKAGE, go_text
 from agents.distill.texts.python import python_text
 from agents.distill.texts.signature import signature
 from agents.export.parity import observe
-from tests.agents.distill.rules import FADING, FORMULA, TREE, arguments, by_python, distilled
+from tests.agents.distill.rules import FADING, FORMULA, TREE, arguments, by_python, distilled, seen
 from tests.agents.test_programs import TINY, configured
 
 RULES = {"formula": FORMULA, "tree": TREE, "fading": FADING}
+ON_THE_THRESHOLD = Branch(
+    Fleet("mean", Feature("num_in_flight")), 7.0, Feature("num_running"), Feature("num_waiting")
+)
+"""For six instances of 7: a sum of sixths would be a hair more."""
 GO = shutil.which("go")
 
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
@@ -53,15 +57,28 @@ def test_python(rule, recorded):
     assert len(chosen) > 1
 
 
+def nobody():
+    """An observation of no instance that may be chosen."""
+    return {**seen(0)[3], "mask": np.zeros(4, np.int8)}
+
+
+@every_rule
+def test_python_of_no_instance(rule):
+    assert by_python(rule, nobody()) == []
+
+
 def in_go(values):
     return f"[]float64{{{', '.join(map(repr, values))}}}"
 
 
 @pytest.mark.skipif(GO is None, reason="no go toolchain on PATH: the Go text is not compiled")
-def test_go(recorded, tmp_path):
+def test_go(recorded, observe, tmp_path):
     """The program holds what it is asked and prints costs by the built-in println, to 7 figures."""
-    looks, calls = recorded[:20], []
-    for name, rule in RULES.items():
+    even = observe(num_in_flight=[7] * 6, num_running=[3, 1, 2, 5, 4, 6], num_waiting=[4, 6, 5, 2, 3, 1])
+    asked = [(name, rule, [*recorded[:20], nobody()]) for name, rule in RULES.items()]
+    asked.append(("onTheThreshold", ON_THE_THRESHOLD, [even]))
+    calls = []
+    for name, rule, looks in asked:
         text = go_text(rule)
         assert "import" not in text
         text = text.replace(PACKAGE, "package main").replace("func Costs(", f"func {name}(")
@@ -84,10 +101,11 @@ def test_go(recorded, tmp_path):
     )
     assert said.returncode == 0, said.stderr
     costs = iter(map(float, said.stderr.split()))
-    for rule in RULES.values():
+    for _, rule, looks in asked:
         for look in looks:
             of_instances = [next(costs) for _ in range(look["mask"].sum())]
-            assert_chosen_alike(rule, look, of_instances, tolerance=1e-6)
+            if of_instances:
+                assert_chosen_alike(rule, look, of_instances, tolerance=1e-6)
 
 
 @every_rule
@@ -126,7 +144,9 @@ def test_people_read_units():
         " - 0.25 s · frac_prefix_hit\n"
         "where\n"
         "    expected_ttft_s = (num_in_flight_uncached_tokens + num_uncached_tokens) / prefill_tokens_per_s\n"
+        "What divides counts as at least 1, in its unit.\n"
     )
+    assert "What divides" not in formula_text(ON_THE_THRESHOLD)  # nothing does
     assert "if mean_num_waiting <= 2 requests:" in formula_text(TREE)
     assert (
         "expected_uncached_tokens = num_prompt_tokens - (num_prompt_tokens - num_uncached_tokens)"

@@ -201,6 +201,10 @@ def test_keys_go_from_decision_to_decision(watcher, ledgers):
     assert watcher.decision()[0] == "learns"
     watcher.press(Keys.HOME)
     assert watcher.text("#clock").startswith("0:00.0 /")
+    watcher.js("player.last[1] = -1")  # as where the first decision comes later
+    watcher.press(Keys.ARROW_LEFT)
+    assert watcher.js("return player.last[1]") == -1
+    watcher.press(Keys.HOME)
     for _ in range(3):  # several decisions may be made at one instant: none is left out
         watcher.press(Keys.ARROW_RIGHT)
     assert watcher.decision() == ("learns", 3)
@@ -269,3 +273,9 @@ def test_it_plays_and_pauses(watcher):
     WebDriverWait(watcher.driver, 30).until(lambda _: not watcher.js("return player.isPlaying"))
     assert watcher.js("return player.t === player.end_s")  # it stops there
     assert watcher.errors() == []
+
+
+def test_the_address_of_every_decision_leads_to_it(watcher):
+    """Though most instants are no sums of halves, quarters and so on."""
+    at_s = watcher.open().values("player.episodes[0].at_s")
+    assert [float(f"{each:.4f}") for each in at_s] == at_s.tolist()

@@ -1,14 +1,19 @@
 """``python -m agents.viewer``, as its user meets it."""
 
+import json
+import re
+import shlex
 import shutil
 
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
+from agents.evaluate import evaluate
+from agents.run_directory import folder_name
 from agents.viewer.__main__ import view
 
-from .conftest import configured
+from .conftest import SETTINGS, configured
 
 
 def viewed(run, directory, *overrides):
@@ -35,6 +40,16 @@ def test_one_policy_is_enough_and_the_page_lies_in_the_run(copied):
     assert path == copied / "viewer" / "by_load-0.html"
 
 
+def test_the_page_tells_a_command_that_makes_it(run, tmp_path):
+    """Also of a sweep's run, whose folder is named by its overrides."""
+    folder = shutil.copytree(run, tmp_path / folder_name("seed=1,tim's=2"))
+    path = view(configured("viewer", f"run='{folder!s}'", "policies=[learns,by_load]", "seed=0"))
+    data = re.search(r'type="application/json">(.*?)</script>', path.read_text(), re.DOTALL)[1]
+    program, *given = shlex.split(json.loads(data)["about"]["command"].replace("python -m ", ""))
+    assert program == "agents.viewer"
+    assert view(configured("viewer", *given)) == path
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -58,6 +73,29 @@ def test_the_config_of_something_else_is_named(copied, tmp_path):
     (copied / "config.yaml").write_text("agent: {}\n")
     with pytest.raises(ValueError, match=r"config\.yaml is not the config of an evaluation"):
         viewed(copied, tmp_path, "policies=by_load", "seed=3")
+
+
+def test_a_run_of_another_program_is_named(copied, tmp_path):
+    """A benchmark has no seeds of its own, a distillation nothing trained; both have policies."""
+    config = OmegaConf.load(copied / "config.yaml")
+    del config.trained
+    OmegaConf.save(config, copied / "config.yaml")
+    with pytest.raises(ValueError, match=r"give the directory of one, and of a benchmark that of one of its"):
+        viewed(copied, tmp_path, "policies=by_load", "seed=3")
+    OmegaConf.save({**config, "trained": {}, "seeds": None}, copied / "config.yaml")
+    with pytest.raises(ValueError, match=r"config\.yaml is not the config of an evaluation"):
+        viewed(copied, tmp_path, "policies=by_load", "seed=3")
+    (copied / "config.yaml").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"config\.yaml is no config .*; evaluate anew"):
+        viewed(copied, tmp_path, "policies=by_load", "seed=3")
+
+
+def test_a_policy_that_foresees_is_played_once_more(tmp_path):
+    few = ["policies.clairvoyant.max_placed=40", "workload.num_generated=20", "env.max_retries=0"]
+    policies = [*SETTINGS, "+agent@policies.clairvoyant=clairvoyant", "world.schedule=null", *few]
+    evaluate(configured("evaluate", *policies, "seeds=[3]", f"directory={tmp_path / 'run'}"))
+    text = viewed(tmp_path / "run", tmp_path / "page", "policies=[clairvoyant,by_load]", "seed=3").read_text()
+    assert '"policy":"clairvoyant"' in text
 
 
 def test_a_run_that_is_not_done_is_named(copied, tmp_path):
