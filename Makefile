@@ -129,11 +129,13 @@ routebench-all: $(VENV)/.installed  ## The same with every rule at every load (f
 	$(BIN)/python $(BENCHMARK) policy=[$(STRONG),$(WEAKER),$(LEARNED),linucb,optimistic_ftrl]
 
 WORLDS := equal,fast_slow,lodestar,mixed_64,mooncake,azure,servegen,weka,prefix_10,prefix_30,prefix_50,prefix_70,shift_0_50,shift_5_50,routers_4,throttled,dies_returns,overload
-TUNED := dynamo_cost,llmd_affinity,slo_slack,smg_cache_aware,marginal_delay
+TUNED := aibrix_prefix,dynamo_cost,llmd_affinity,llmd_weighted,slo_slack,smg_cache_aware
 comma := ,
+TUNE := -m agents.tune -m hydra/launcher=local experiment=bench/$(subst $(comma),$(comma)bench/,$(WORLDS)) scenario.split=tune name=tune
+# As many streams for each: what has more constants than those of a rule, and less to gain by each, on a third stream.
 tune-routebench: $(VENV)/.installed  ## Tune rules and learners for RouteBench's scenarios, alike (hours; it can be stopped).
-	$(BIN)/python -m agents.tune -m hydra/launcher=local experiment=bench/$(subst $(comma),$(comma)bench/,$(WORLDS)) \
-	  scenario.split=tune agent=$(TUNED) num_trials=20 'seeds=[1000,1001]' name=tune
+	$(BIN)/python $(TUNE) agent=$(TUNED) num_trials=20 'seeds=[1000,1001]'
+	$(BIN)/python $(TUNE) agent=marginal_delay num_trials=13 'seeds=[1000,1001,1002]'
 	$(BIN)/python -m agents.tuning.tuned runs/tune runs/reference/routebench/tuned.json --all-loads \
 	  --same $(addsuffix =equal,scrape_50ms scrape_1s scrape_10s scrape_30s)
 
