@@ -140,6 +140,20 @@ def test_a_lead_by_chance_is_no_certain_win():
     assert not told["winner_is_certain"]
 
 
+def test_the_least_mean_is_no_certain_win_where_the_other_is_ahead_on_the_streams():
+    """One slow stream decides between the means, and the test sees the other ahead on the nine others."""
+    one_slow = np.ones(10)
+    one_slow[0] = 100.0
+    table = results(good=one_slow / STREAM, mine=0.0)
+    values = one_slow + np.array([2.0, *[-0.1] * 8, -0.11])  # more in all
+    table.loc[table["policy"] == "mine", list(FIGURES)] = np.repeat(values[:, None], 2, axis=1)
+    told = standings(table, KINDS)["ttft_mean_s"]
+    assert told["winner"] == "good"
+    assert p_value(values, one_slow) < 0.01
+    assert told["policies"]["mine"]["p_of_winner"] == 1.0
+    assert not told["winner_is_certain"]
+
+
 def test_who_served_nobody_comes_last_and_without_rules_there_is_no_best():
     table = results(good=1.0, mine=0.8)
     table.loc[table["policy"] == "good", list(FIGURES)] = np.nan
