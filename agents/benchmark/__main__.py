@@ -47,12 +47,16 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     """Run as configured; return the summary."""
     if not config.policies:
         raise ConfigError("policy: there is none; give policy=NAME, or +agent@policies.NAME=OPTION for more")
+    if set(config.policies) == {BOUND}:
+        raise ConfigError(f"policy: {BOUND} is the bound, of others; add some by policy=NAME")
     if config.num_workers < 1:
         raise ConfigError(f"num_workers: {config.num_workers} must be at least 1")
     if config.reference is not None and config.reference not in config.policies:
         raise ConfigError(f"reference: {config.reference} is none of {', '.join(config.policies)}")
     if config.bound_seeds is not None and BOUND not in config.policies:
         raise ConfigError(f"bound_seeds: there is no policy {BOUND}; leave it out, or add that")
+    if (seeds := config.seeds) is not None and (not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0):
+        raise ConfigError(f"seeds: {list(seeds)} must be different whole numbers from 0, at least one")
     constants = tuned.load(config.tuned) if config.tuned is not None else {}
     directory = Path(config.directory)
     runs: dict[Scenario, DictConfig] = {}
@@ -68,11 +72,12 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"scenarios: nothing is left to run: {next(iter(left_out.values()))}")
     kinds: dict[str, Kind] = {}
     for run in runs.values():
-        for name in run.policies.keys() - kinds.keys():
-            build_policy(run, name)  # refuses what would only fail after a while
-            kinds[name] = _kind(run, name)
-    claim(config, ())
+        for name in run.policies:
+            if name not in kinds or name in run.trained:
+                build_policy(run, name)  # refuses what would only fail after a while
+                kinds[name] = _kind(run, name)
     asked = {scenario: _asked_of(config, run) for scenario, run in runs.items()}
+    claim(config, ())
     jobs = []
     for scenario, run in runs.items():
         jobs += cells.missing(run, claim(run, WORLD), asked[scenario])
@@ -87,6 +92,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         "version": int(next(iter(runs.values())).scenario.version),
         "split": config.split,
         "reference": config.reference,
+        "bound_seeds": None if config.bound_seeds is None else list(config.bound_seeds),
         "left_out": left_out,
         "without_tuned_constants": {name: scenarios for name, scenarios in without.items() if scenarios},
     }
@@ -120,6 +126,8 @@ def _run_of(config: DictConfig, scenario: Scenario, constants: tuned.Constants) 
 def _asked_of(config: DictConfig, run: DictConfig) -> list[Cell]:
     """The cells of a scenario: all policies on all seeds, but for the bound."""
     few = config.bound_seeds
+    if few is not None and (not few or not set(few) <= set(run.seeds)):
+        raise ConfigError(f"bound_seeds: {list(few)} must be some of the seeds, {list(run.seeds)}")
     return [cell for cell in cells.wanted(run) if cell.policy != BOUND or few is None or cell.seed in few]
 
 

@@ -96,9 +96,13 @@ def select(patterns: Any) -> list[Scenario]:
             ``@LOAD`` for one load.
 
     Raises:
-        ConfigError: A pattern fits no scenario; names those that there are.
+        ConfigError: There is no pattern, or one fits no scenario; names those that there are.
     """
     wanted = ["*"] if patterns == "all" else [patterns] if isinstance(patterns, str) else patterns
+    if not wanted:
+        raise ConfigError(
+            "scenarios: there is none; write all, or NAME, NAME@LOAD or patterns such as prefix_*"
+        )
     chosen: dict[Scenario, None] = {}
     for pattern in wanted:
         name, _, load = str(pattern).partition("@")

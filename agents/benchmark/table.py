@@ -123,6 +123,12 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         " P(better): chance of a lower figure than the best rule's. Better and worse: scenarios whose"
         " interval is clear of zero.",
     ]
+    if summary["bound_seeds"] is not None:
+        seeds = ", ".join(map(str, summary["bound_seeds"]))
+        notes.append(
+            f"The bound was played on seeds {seeds} alone: its own means are of those, and so is all that it"
+            " is compared by."
+        )
     notes += [f"Left out, {name}: {reason}" for name, reason in summary["left_out"].items()]
     untuned = summary["without_tuned_constants"]
     everywhere = [name for name, scenarios in untuned.items() if len(scenarios) == len(summary["scenarios"])]

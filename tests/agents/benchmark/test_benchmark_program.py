@@ -12,6 +12,7 @@ from agents.benchmark.__main__ import _run_of, benchmark
 from agents.benchmark.scenario import Scenario
 from agents.config import register_policy_group
 from agents.metrics import figures
+from agents.train import train
 from conf.build import ConfigError
 from tests.agents.test_programs import configured, files
 
@@ -23,6 +24,8 @@ TINY = [
     "+settings.workload.num_requests=40",
 ]
 SLICE = "scenarios=[equal@60,throttled]"
+BOUNDED = ["+agent@policies.clairvoyant=llmd_token_load"]
+TRAINED = ["workload.num_generated=50", "workload.num_requests=40"]
 POLICIES = "policy=[least_in_flight,round_robin,linucb]"
 
 
@@ -145,8 +148,9 @@ def test_a_rule_of_the_papers_is_held_against_all(tmp_path):
 
 
 def test_the_clairvoyant_is_the_bound_and_no_winner(tmp_path):
-    best = "+agent@policies.clairvoyant=llmd_token_load"
-    summary = run(tmp_path, "scenarios=[equal@60]", "policy=[random,round_robin]", best, "bound_seeds=[1]")
+    policies = ["policy=[random,round_robin]", *BOUNDED, "bound_seeds=[1]"]
+    summary = run(tmp_path, "scenarios=[equal@60]", *policies)
+    assert "The bound was played on seeds 1 alone" in (tmp_path / "table.md").read_text()
     assert [path.stem for path in tmp_path.glob("*/cells/clair*.parquet")] == ["clairvoyant-1"]
     standing = summary["scenarios"]["equal@60"]["ttft_mean_s"]
     assert standing["policies"]["clairvoyant"]["kind"] == "bound"
@@ -168,12 +172,34 @@ def test_what_was_trained_is_looked_for_by_scenario(tmp_path):
     assert run_config.trained == {"linucb": "runs/prefix_50/80/linucb-0"}
 
 
+def test_what_was_not_trained_for_one_of_the_scenarios_is_told_before_anything_is_played(tmp_path):
+    folder = tmp_path / "trained" / "equal"
+    train(configured("train", folder, "agent=linucb", "total_timesteps=20", *TRAINED))
+    missing = rf"{tmp_path}/trained/throttled/learner.npz does not exist: train first"
+    with pytest.raises(FileNotFoundError, match=missing):
+        run(tmp_path / "run", SLICE, "policy=[linucb]", f"+trained.linucb={tmp_path}/trained/SCENARIO")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ([], "policy: there is none; give policy=NAME"),
         (["policy=[random]", "+settings.sed=1", "scenarios=azure"], "settings: Key 'sed' not in"),
         (["policy=[random]", "bound_seeds=[1]"], "bound_seeds: there is no policy clairvoyant"),
+        (["policy=[random]", "seeds=[]"], r"seeds: \[\] must be different whole numbers from 0"),
+        (["policy=[random]", "seeds=[0,0]"], r"seeds: \[0, 0\] must be different whole numbers from 0"),
+        (["policy=[random]", "seeds=[-1]"], r"seeds: \[-1\] must be different whole numbers from 0"),
+        (["policy=[random]", "scenarios=[]"], "scenarios: there is none; write all, or NAME"),
+        (["+agent@policies.clairvoyant=random"], "policy: clairvoyant is the bound, of others; add some"),
+        (
+            ["policy=[random]", "scenarios=equal@60", "seeds=[0,1]", *BOUNDED, "bound_seeds=[1,7]"],
+            r"bound_seeds: \[1, 7\] must be some of the seeds, \[0, 1\]",
+        ),
+        (
+            ["policy=[random]", "scenarios=equal@60", *BOUNDED, "bound_seeds=[]"],
+            r"bound_seeds: \[\] must be some of the seeds",
+        ),
         (["policy=[random]", "num_workers=0"], "num_workers: 0 must be at least 1"),
         (
             ["policy=[random]", "+trained.other=x", "scenarios=azure"],
