@@ -32,8 +32,9 @@ from agents.benchmark.scenario import Scenario, select
 from agents.benchmark.standings import Kind
 from agents.cells import Cell, build_policy
 from agents.config import register_policy_group
-from agents.defences.defence import is_learned
+from agents.defences.defence import innermost, is_learned
 from agents.evaluate import WORLD
+from agents.policy import Trainable
 from agents.processes import run_jobs
 from agents.program import program
 from agents.run_directory import claim
@@ -109,18 +110,32 @@ def _run_of(config: DictConfig, scenario: Scenario, constants: tuned.Constants) 
     run.policies = tuned.with_tuned(nodes, constants, scenario)
     run.reference = next(iter(run.policies))
     run.num_workers = config.num_workers
-    trained = {}
-    for name, folder in config.trained.items():
-        if name not in config.policies:
-            raise ConfigError(
-                f"trained.{name}: {name} is none of the policies ({', '.join(config.policies)})"
-            )
-        for each in {name, name + tuned.SUFFIX} & set(run.policies):
-            trained[each] = folder.replace("SCENARIO", scenario.name).replace("LOAD", str(scenario.load))
-    run.trained = trained
+    run.trained = _trained_of(config, run, scenario)
     if config.seeds is not None:
         run.seeds = list(config.seeds)
     return run
+
+
+def _trained_of(config: DictConfig, run: DictConfig, scenario: Scenario) -> dict[str, str]:
+    """Policy -> directory of its training run for a scenario.
+
+    What is tuned and goes on learning begins with what was learned by the default constants, unless it has a
+    run of its own; one whose training was tuned must have one.
+    """
+    folders = {
+        str(name): folder.replace("SCENARIO", scenario.name).replace("LOAD", str(scenario.load))
+        for name, folder in config.trained.items()
+    }
+    for name in folders:
+        if name not in config.policies and name.removesuffix(tuned.SUFFIX) not in config.policies:
+            raise ConfigError(
+                f"trained.{name}: {name} is none of the policies ({', '.join(config.policies)})"
+            )
+    for name, folder in list(folders.items()):
+        node = run.policies.get(name + tuned.SUFFIX)
+        if node is not None and not isinstance(innermost(build(node, f"policies.{name}")), Trainable):
+            folders.setdefault(name + tuned.SUFFIX, folder)
+    return {name: folder for name, folder in folders.items() if name in run.policies}
 
 
 def _asked_of(config: DictConfig, run: DictConfig) -> list[Cell]:

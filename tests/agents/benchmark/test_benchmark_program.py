@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from agents.benchmark import tuned
 from agents.benchmark.__main__ import _run_of, benchmark
 from agents.benchmark.scenario import Scenario
+from agents.cells import build_policy
 from agents.config import register_policy_group
 from agents.metrics import figures
 from agents.train import train
@@ -170,6 +171,18 @@ def test_what_was_trained_is_looked_for_by_scenario(tmp_path):
     )
     run_config = _run_of(config, Scenario("prefix_50", 80), {})
     assert run_config.trained == {"linucb": "runs/prefix_50/80/linucb-0"}
+
+
+def test_what_was_tuned_in_training_needs_a_training_run_of_its_own(tmp_path):
+    policies = "policy=[linucb,maskable_ppo]", "+trained.linucb=a/SCENARIO", "+trained.maskable_ppo=b"
+    constants = {"equal": {"linucb": {"alpha": 3.0}, "maskable_ppo": {"learning_rate": 0.001}}}
+    run_config = _run_of(configured("benchmark", tmp_path, *policies), Scenario("equal", 80), constants)
+    assert run_config.trained == {"linucb": "a/equal", "linucb_tuned": "a/equal", "maskable_ppo": "b"}
+    with pytest.raises(ConfigError, match=r"policies.maskable_ppo_tuned: it must be trained before"):
+        build_policy(run_config, "maskable_ppo_tuned")
+    own = configured("benchmark", tmp_path, *policies, "+trained.maskable_ppo_tuned=c/SCENARIO")
+    assert _run_of(own, Scenario("equal", 80), constants).trained["maskable_ppo_tuned"] == "c/equal"
+    assert "maskable_ppo_tuned" not in _run_of(own, Scenario("azure", 80), constants).trained
 
 
 def test_what_was_not_trained_for_one_of_the_scenarios_is_told_before_anything_is_played(tmp_path):
