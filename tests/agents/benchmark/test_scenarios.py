@@ -12,7 +12,9 @@ from omegaconf import OmegaConf
 from agents.benchmark import capacity, scenario
 from agents.benchmark.scenario import Scenario, names, select, suite
 from agents.build_env import build_env
+from agents.train import train
 from conf.build import ConfigError, build
+from tests.agents.test_programs import configured
 
 SPLITS = ("train", "tune", "test")
 TRACES = {"mooncake", "lodestar", "azure", "weka", "servegen"}
@@ -96,6 +98,13 @@ def test_a_scenario_is_an_experiment_of_training_too():
     config = scenario._composed("train", overrides)
     assert config.workload.seed == config.scenario.trace_seeds.train
     assert config.workload.rate_per_s == config.scenario.rates_per_s["95"]
+
+
+def test_nothing_is_trained_on_what_it_is_tested_on(tmp_path):
+    config = configured("train", tmp_path / "run", "experiment=bench/equal", "total_timesteps=20")
+    with pytest.raises(ConfigError, match=r"scenario.split: 'test' .* train with scenario.split=train"):
+        train(config)
+    assert not (tmp_path / "run").exists()
 
 
 def requests_of(workload, seed):
