@@ -19,7 +19,7 @@ def markdown_table(summary: Mapping[str, Any], decision_us: Mapping[str, float])
         decision_us: Policy -> mean time of a decision on this machine.
     """
     parts = ["# RouteBench", "", *_notes(summary), ""]
-    for figure in FIGURES:
+    for figure in [each for each in FIGURES if summary["overall"][each]]:  # none without a rule
         parts += [f"## {HEADINGS[figure]}, all scenarios", "", _overall(summary, figure, decision_us), ""]
     for fleet, policies in summary["speedups"].items():
         parts += [f"## Times better than {summary['reference']}, {fleet} fleets", "", _speedups(policies), ""]
@@ -121,7 +121,7 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         "Cost: a stream's figure over that of the scenario's best rule on the same stream. The best rule is"
         " chosen with hindsight, for each figure its own. IQM: mean of the middle half of all streams' costs."
         " P(better): chance of a lower figure than the best rule's. Better and worse: scenarios whose"
-        " interval is clear of zero.",
+        " interval is clear of zero, or in which it served nobody on one of the streams.",
     ]
     if summary["bound_seeds"] is not None:
         seeds = ", ".join(map(str, summary["bound_seeds"]))
@@ -145,7 +145,8 @@ def _scenario_notes(scenario: Mapping[str, Any]) -> list[str]:
     notes = []
     for figure in FIGURES:
         standings = scenario[figure]
-        if len(standings["policies"]) < 2:
+        is_known = standings["policies"][standings["winner"]]["mean"][0] is not None
+        if len(standings["policies"]) < 2 or not is_known:
             continue
         sure = "is" if standings["winner_is_certain"] else "leads, which may be chance: not"
         notes.append(

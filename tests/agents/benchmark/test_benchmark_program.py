@@ -165,6 +165,24 @@ def test_the_clairvoyant_is_the_bound_and_no_winner(tmp_path):
     assert np.isclose(standing["policies"]["clairvoyant"]["gap_closed"][0], 1.0)
 
 
+@pytest.mark.filterwarnings("error")
+def test_without_a_rule_nothing_is_said_against_one(tmp_path):
+    summary = run(tmp_path, "scenarios=[equal@60]", "policy=[linucb]")
+    assert summary["overall"] == {"ttft_mean_s": {}, "ttft_p99_s": {}}
+    assert "all scenarios" not in (tmp_path / "table.md").read_text()
+
+
+def test_nobody_leads_where_nobody_was_served(tmp_path):
+    asked = "scenarios=[equal@60]", "policy=[random,round_robin]"
+    run(tmp_path, *asked)
+    for path in (tmp_path / "equal@60" / "cells").glob("*.parquet"):
+        ledger = pd.read_parquet(path)
+        ledger["failure"] = "failed"
+        ledger.to_parquet(path)
+    run(tmp_path, *asked)
+    assert "leads" not in (tmp_path / "table.md").read_text()
+
+
 def test_what_was_trained_is_looked_for_by_scenario(tmp_path):
     config = configured(
         "benchmark", tmp_path, "policy=[linucb]", "+trained.linucb=runs/SCENARIO/LOAD/linucb-0"

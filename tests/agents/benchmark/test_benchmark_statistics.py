@@ -97,6 +97,15 @@ def test_verdict_counts_intervals_clear_of_zero():
         "median_gap_closed": 0.4,
     }
     assert aggregate.verdict({"d@80": {}})["worst"] is None
+    nobody_served = aggregate.verdict(rows | {"e@80": {"against_best_rule": [None, None, None]}})
+    assert (nobody_served["num_worse"], nobody_served["worst"]) == (2, ["e@80", None])
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinite_costs_have_no_interval_and_no_warning():
+    estimate = aggregate.interquartile_mean([np.array([1.0, 2.0, 3.0, np.inf])])
+    assert estimate.value == 2.5
+    assert list(estimate.plain().values())[2] is None
 
 
 def test_standings_of_policies_that_differ_by_known_factors():
