@@ -74,8 +74,8 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     kinds: dict[str, Kind] = {}
     for run in runs.values():
         for name in run.policies:
-            if name not in kinds or name in run.trained:
-                build_policy(run, name)  # refuses what would only fail after a while
+            build_policy(run, name)  # refuses what would only fail after a while
+            if name not in kinds:
                 kinds[name] = _kind(run, name)
     asked = {scenario: _asked_of(config, run) for scenario, run in runs.items()}
     claim(config, ())

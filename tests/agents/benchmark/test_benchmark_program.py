@@ -126,6 +126,11 @@ def test_tuned_constants_run_beside_the_defaults_and_what_has_none_is_told(tmp_p
     [
         ([1], "holds no object: scenario -> policy"),
         ({"eqal": {}}, "'eqal' is none of the scenarios"),
+        ({"equal@8O": {}}, "'equal@8O' is none of the scenarios .* with @LOAD in percent"),
+        (
+            {"throttled": {"vllm_dp": {"waiting_weight": -1.0}}},
+            "policies.vllm_dp_tuned: waiting_weight is -1.0",
+        ),
         ({"equal": {"random": 3}}, "equal must hold policy -> setting -> value"),
         ({"equal": {"vllm_dp": {"wait": 3}}}, "tuned: equal@60: vllm_dp has no setting 'wait'"),
     ],
@@ -134,7 +139,8 @@ def test_file_of_constants_that_does_not_fit_is_named(tmp_path, written, message
     path = tmp_path / "tuned.json"
     path.write_text(json.dumps(written))
     with pytest.raises(ConfigError, match=message):
-        run(tmp_path / "run", "scenarios=[equal@60]", "policy=[vllm_dp]", f"tuned={path}")
+        run(tmp_path / "run", SLICE, "policy=[vllm_dp]", f"tuned={path}")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_rule_of_the_papers_is_held_against_all(tmp_path):
