@@ -27,6 +27,7 @@ TINY = [
 SLICE = "scenarios=[equal@60,throttled]"
 BOUNDED = ["+agent@policies.clairvoyant=llmd_token_load"]
 TRAINED = ["workload.num_generated=50", "workload.num_requests=40"]
+FINE = {"vllm_dp": {"waiting_weight": 3.0}}
 POLICIES = "policy=[least_in_flight,round_robin,linucb]"
 
 
@@ -128,7 +129,7 @@ def test_tuned_constants_run_beside_the_defaults_and_what_has_none_is_told(tmp_p
         ({"eqal": {}}, "'eqal' is none of the scenarios"),
         ({"equal@8O": {}}, "'equal@8O' is none of the scenarios .* with @LOAD in percent"),
         (
-            {"throttled": {"vllm_dp": {"waiting_weight": -1.0}}},
+            {"equal": FINE, "throttled": {"vllm_dp": {"waiting_weight": -1.0}}},
             "policies.vllm_dp_tuned: waiting_weight is -1.0",
         ),
         ({"equal": {"random": 3}}, "equal must hold policy -> setting -> value"),
