@@ -7,6 +7,7 @@ from typing import Any
 
 from agents import markdown
 from agents.benchmark.standings import FIGURES
+from agents.summary import NOTABLE_OVERLAP
 
 HEADINGS = {"ttft_mean_s": "mean TTFT", "ttft_p99_s": "P99 TTFT"}
 
@@ -154,9 +155,10 @@ def _scenario_notes(scenario: Mapping[str, Any]) -> list[str]:
             " (paired t-test of logarithms, Holm's correction)."
         )
     notes.append(f"Requests: {'; '.join(scenario['workload_notes'])}.")
-    if (overlap := scenario["greatest_overlap"]) and overlap["frac_shared"] > 0:
+    if (overlap := scenario["greatest_overlap"]) and overlap["frac_shared"] > NOTABLE_OVERLAP:
         notes.append(
-            f"Streams of two seeds have up to {overlap['frac_shared']:.0%} of their requests in common."
+            f"Streams of two seeds have up to {overlap['frac_shared']:.0%} of their requests in common: the"
+            " intervals are narrower, and p smaller, than over as many streams that had nothing in common."
         )
     return notes
 

@@ -179,6 +179,17 @@ def test_without_a_rule_nothing_is_said_against_one(tmp_path):
     assert "all scenarios" not in (tmp_path / "table.md").read_text()
 
 
+def test_overlapping_streams_are_said_to_make_intervals_narrow(tmp_path):
+    """Requests of a generated trace that starts at random, all of which fit into a stream."""
+    asked = "scenarios=[equal@60]", "policy=[random]"
+    run(tmp_path / "apart", *asked)
+    assert "in common" not in (tmp_path / "apart" / "table.md").read_text()
+    summary = run(tmp_path / "alike", *asked, "+settings.workload.start=random")
+    shared = summary["scenarios"]["equal@60"]["greatest_overlap"]["frac_shared"]
+    told = (tmp_path / "alike" / "table.md").read_text()
+    assert f"up to {shared:.0%} of their requests in common: the intervals are narrower" in told
+
+
 def test_nobody_leads_where_nobody_was_served(tmp_path):
     asked = "scenarios=[equal@60]", "policy=[random,round_robin]"
     run(tmp_path, *asked)
