@@ -52,10 +52,14 @@ class Scenario(NamedTuple):
 
         Raises:
             ConfigError: The scenario has no rate for this load, the split is none that is compared on, or a
-                setting is none that there is.
+                setting is none that there is, or the scenario's own.
         """
         if split not in COMPARED:
             raise ConfigError(f"split: {split!r} is none of {', '.join(COMPARED)}")
+        if "scenario" in (settings or {}):  # another load or split would go by the name of this one
+            raise ConfigError(
+                "settings.scenario: choose a load by scenarios=NAME@LOAD, and streams by split="
+            )
         config = _composed(
             "evaluate",
             [

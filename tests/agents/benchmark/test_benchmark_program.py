@@ -235,6 +235,10 @@ def test_what_was_not_trained_for_one_of_the_scenarios_is_told_before_anything_i
     [
         ([], "policy: there is none; give policy=NAME"),
         (["policy=[random]", "+settings.sed=1", "scenarios=azure"], "settings: Key 'sed' not in"),
+        (
+            ["policy=[random]", "+settings.scenario.split=tune", "scenarios=equal@60", "seeds=[0]"],
+            "settings.scenario: choose a load by scenarios=NAME@LOAD, and streams by split=",
+        ),
         (["policy=[random]", "bound_seeds=[1]"], "bound_seeds: there is no policy clairvoyant"),
         (["policy=[random]", "seeds=[]"], r"seeds: \[\] must be different whole numbers from 0"),
         (["policy=[random]", "seeds=[0,0]"], r"seeds: \[0, 0\] must be different whole numbers from 0"),
