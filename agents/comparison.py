@@ -130,14 +130,15 @@ def bootstrap(
     """
     if len(samples[0]) < 2 or not np.isfinite(value):  # a policy that served nobody has no latencies
         return Estimate(value, float("nan"), float("nan"))
-    interval = stats.bootstrap(
-        samples,
-        statistic,
-        paired=paired,
-        vectorized=True,
-        n_resamples=NUM_RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
+    with np.errstate(invalid="ignore"):  # of the spread, which scipy looks at too, where a cost is infinite
+        interval = stats.bootstrap(
+            samples,
+            statistic,
+            paired=paired,
+            vectorized=True,
+            n_resamples=NUM_RESAMPLES,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
     return Estimate(value, float(interval.low), float(interval.high))

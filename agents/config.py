@@ -244,8 +244,9 @@ class DistillConfig:
 
 
 def has_scenario(config: DictConfig) -> bool:
-    """Whether the config of a program is of one of the benchmark's scenarios."""
-    return config.scenario.version is not None
+    """Whether a config is of one of the benchmark's scenarios; not every program takes them."""
+    scenario = config.get("scenario")
+    return scenario is not None and scenario.version is not None
 
 
 def register() -> None:

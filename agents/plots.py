@@ -47,9 +47,10 @@ def line_styles(names: Sequence[str], emphasised: Collection[str]) -> dict[str, 
 
 
 def finish(figure: Figure, axis: Any, path: Path) -> None:
-    """Write a picture, with the legend of ``axis`` beside it."""
+    """Write a picture, with the legend of ``axis``, if it has any, beside it."""
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
     save(figure, path)
 
 

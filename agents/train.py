@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from agents.build_env import build_env
-from agents.config import register
+from agents.config import has_scenario, register
 from agents.defences.defence import innermost, is_learned
 from agents.files import read_json, write_json
 from agents.keys import key_of, world_of
@@ -86,6 +86,10 @@ def _check(config: DictConfig) -> None:
         raise ConfigError(f"total_timesteps: {config.total_timesteps} must be at least 1, or null")
     if config.checkpoint_every < 1:
         raise ConfigError(f"checkpoint_every: {config.checkpoint_every} must be at least 1")
+    if has_scenario(config) and config.scenario.split == "test":
+        raise ConfigError(
+            "scenario.split: 'test' holds what policies are tested on; train with scenario.split=train"
+        )
 
 
 def train(config: DictConfig) -> Path:

@@ -32,8 +32,9 @@ from agents.benchmark.scenario import Scenario, select
 from agents.benchmark.standings import Kind
 from agents.cells import Cell, build_policy
 from agents.config import register_policy_group
-from agents.defences.defence import is_learned
+from agents.defences.defence import innermost, is_learned
 from agents.evaluate import WORLD
+from agents.policy import Trainable
 from agents.processes import run_jobs
 from agents.program import program
 from agents.run_directory import claim
@@ -47,12 +48,16 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     """Run as configured; return the summary."""
     if not config.policies:
         raise ConfigError("policy: there is none; give policy=NAME, or +agent@policies.NAME=OPTION for more")
+    if set(config.policies) == {BOUND}:
+        raise ConfigError(f"policy: {BOUND} is the bound, of others; add some by policy=NAME")
     if config.num_workers < 1:
         raise ConfigError(f"num_workers: {config.num_workers} must be at least 1")
     if config.reference is not None and config.reference not in config.policies:
         raise ConfigError(f"reference: {config.reference} is none of {', '.join(config.policies)}")
     if config.bound_seeds is not None and BOUND not in config.policies:
         raise ConfigError(f"bound_seeds: there is no policy {BOUND}; leave it out, or add that")
+    if (seeds := config.seeds) is not None and (not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0):
+        raise ConfigError(f"seeds: {list(seeds)} must be different whole numbers from 0, at least one")
     constants = tuned.load(config.tuned) if config.tuned is not None else {}
     directory = Path(config.directory)
     runs: dict[Scenario, DictConfig] = {}
@@ -68,11 +73,12 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"scenarios: nothing is left to run: {next(iter(left_out.values()))}")
     kinds: dict[str, Kind] = {}
     for run in runs.values():
-        for name in run.policies.keys() - kinds.keys():
+        for name in run.policies:
             build_policy(run, name)  # refuses what would only fail after a while
-            kinds[name] = _kind(run, name)
-    claim(config, ())
+            if name not in kinds:
+                kinds[name] = _kind(run, name)
     asked = {scenario: _asked_of(config, run) for scenario, run in runs.items()}
+    claim(config, ())
     jobs = []
     for scenario, run in runs.items():
         jobs += cells.missing(run, claim(run, WORLD), asked[scenario])
@@ -87,6 +93,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         "version": int(next(iter(runs.values())).scenario.version),
         "split": config.split,
         "reference": config.reference,
+        "bound_seeds": None if config.bound_seeds is None else list(config.bound_seeds),
         "left_out": left_out,
         "without_tuned_constants": {name: scenarios for name, scenarios in without.items() if scenarios},
     }
@@ -103,23 +110,39 @@ def _run_of(config: DictConfig, scenario: Scenario, constants: tuned.Constants) 
     run.policies = tuned.with_tuned(nodes, constants, scenario)
     run.reference = next(iter(run.policies))
     run.num_workers = config.num_workers
-    trained = {}
-    for name, folder in config.trained.items():
-        if name not in config.policies:
-            raise ConfigError(
-                f"trained.{name}: {name} is none of the policies ({', '.join(config.policies)})"
-            )
-        for each in {name, name + tuned.SUFFIX} & set(run.policies):
-            trained[each] = folder.replace("SCENARIO", scenario.name).replace("LOAD", str(scenario.load))
-    run.trained = trained
+    run.trained = _trained_of(config, run, scenario)
     if config.seeds is not None:
         run.seeds = list(config.seeds)
     return run
 
 
+def _trained_of(config: DictConfig, run: DictConfig, scenario: Scenario) -> dict[str, str]:
+    """Policy -> directory of its training run for a scenario.
+
+    What is tuned and goes on learning begins with what was learned by the default constants, unless it has a
+    run of its own; one whose training was tuned must have one.
+    """
+    folders = {
+        str(name): folder.replace("SCENARIO", scenario.name).replace("LOAD", str(scenario.load))
+        for name, folder in config.trained.items()
+    }
+    for name in folders:
+        if name not in config.policies and name.removesuffix(tuned.SUFFIX) not in config.policies:
+            raise ConfigError(
+                f"trained.{name}: {name} is none of the policies ({', '.join(config.policies)})"
+            )
+    for name, folder in list(folders.items()):
+        node = run.policies.get(name + tuned.SUFFIX)
+        if node is not None and not isinstance(innermost(build(node, f"policies.{name}")), Trainable):
+            folders.setdefault(name + tuned.SUFFIX, folder)
+    return {name: folder for name, folder in folders.items() if name in run.policies}
+
+
 def _asked_of(config: DictConfig, run: DictConfig) -> list[Cell]:
     """The cells of a scenario: all policies on all seeds, but for the bound."""
     few = config.bound_seeds
+    if few is not None and (not few or not set(few) <= set(run.seeds)):
+        raise ConfigError(f"bound_seeds: {list(few)} must be some of the seeds, {list(run.seeds)}")
     return [cell for cell in cells.wanted(run) if cell.policy != BOUND or few is None or cell.seed in few]
 
 

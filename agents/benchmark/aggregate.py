@@ -46,9 +46,9 @@ def verdict(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         rows: Scenario -> the policy's row of ``agents.benchmark.standings``.
 
     Returns:
-        ``num_scenarios``; ``num_better`` and ``num_worse``: with the interval clear of zero; ``worst``: the
-        greatest difference and its scenario; ``median_gap_closed``: of the means over seeds, None without a
-        bound.
+        ``num_scenarios``; ``num_better`` and ``num_worse``: with the interval clear of zero, or worse because
+        it served nobody on one of the streams; ``worst``: the greatest difference and its scenario;
+        ``median_gap_closed``: of the means over seeds, None without a bound.
     """
     differences = {name: row["against_best_rule"] for name, row in rows.items() if "against_best_rule" in row}
     known = {name: each for name, each in differences.items() if None not in each}
@@ -58,7 +58,8 @@ def verdict(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "num_scenarios": len(rows),
         "num_better": sum(high < 0 for _, _, high in known.values()),
-        "num_worse": sum(low > 0 for _, low, _ in known.values()),
+        "num_worse": sum(low > 0 for _, low, _ in known.values())
+        + sum(value is None for value, _, _ in differences.values()),
         "worst": None if worst is None else [worst, differences[worst][0]],
         "median_gap_closed": float(np.median(shares)) if shares else None,
     }

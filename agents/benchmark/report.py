@@ -61,13 +61,14 @@ def report(
         }
     results = pd.concat(tables, ignore_index=True)
     costs = {figure: _costs(results, scenarios, figure) for figure in FIGURES}
+    by_scenario = dict(zip(scenarios, tables, strict=True))
     fleets = {str(scenario): fleet_of(run.cluster.instances) for scenario, (run, _) in runs.items()}
     reference = about["reference"]
     summary = {
         **about,
         "intervals": f"{CONFIDENCE:.0%}, percentile bootstrap over seeds, paired, {NUM_RESAMPLES} resamples",
         "overall": {figure: _overall(costs[figure], scenarios, figure, kinds) for figure in FIGURES},
-        "speedups": {} if reference is None else speedups(scenarios, fleets, reference),
+        "speedups": {} if reference is None else speedups(by_scenario, fleets, reference),
         "scenarios": scenarios,
     }
     write_parquet(directory / "results.parquet", results)

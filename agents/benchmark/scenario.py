@@ -52,10 +52,14 @@ class Scenario(NamedTuple):
 
         Raises:
             ConfigError: The scenario has no rate for this load, the split is none that is compared on, or a
-                setting is none that there is.
+                setting is none that there is, or the scenario's own.
         """
         if split not in COMPARED:
             raise ConfigError(f"split: {split!r} is none of {', '.join(COMPARED)}")
+        if "scenario" in (settings or {}):  # another load or split would go by the name of this one
+            raise ConfigError(
+                "settings.scenario: choose a load by scenarios=NAME@LOAD, and streams by split="
+            )
         config = _composed(
             "evaluate",
             [
@@ -96,9 +100,13 @@ def select(patterns: Any) -> list[Scenario]:
             ``@LOAD`` for one load.
 
     Raises:
-        ConfigError: A pattern fits no scenario; names those that there are.
+        ConfigError: There is no pattern, or one fits no scenario; names those that there are.
     """
     wanted = ["*"] if patterns == "all" else [patterns] if isinstance(patterns, str) else patterns
+    if not wanted:
+        raise ConfigError(
+            "scenarios: there is none; write all, or NAME, NAME@LOAD or patterns such as prefix_*"
+        )
     chosen: dict[Scenario, None] = {}
     for pattern in wanted:
         name, _, load = str(pattern).partition("@")

@@ -4,7 +4,8 @@ The best rule is the one with the least mean over these very streams, for each f
 hindsight, it is the hardest to beat. Differences and shares are of means over seeds, their intervals those
 of the paired bootstrap (``agents.comparison``). A winner is named among all policies but the bound;
 ``p_of_winner`` says of each other policy how likely so great a distance to the winner is by chance, by Holm's
-correction for as many comparisons as there are other policies.
+correction for as many comparisons as there are other policies; 1 where it is no distance behind the winner,
+because the test, which takes all streams alike, sees the other ahead of the one whose mean is least.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def _standings(values: Mapping[str, pd.Series], kinds: Mapping[str, Kind]) -> di
     bound = next((values[name] for name in order if kinds[name] == "bound"), None)
     racing = [name for name in order if kinds[name] != "bound"]
     winner, others = racing[0], racing[1:]
-    p_values = holm([p_value(values[name], values[winner]) for name in others])
+    p_values = holm([_p_behind(values[name], values[winner]) for name in others])
     corrected = dict(zip(others, p_values, strict=True))
     policies = {}
     for name in order:
@@ -100,6 +101,11 @@ def _standings(values: Mapping[str, pd.Series], kinds: Mapping[str, Kind]) -> di
         "winner_is_certain": bool(others) and all(p <= SIGNIFICANT for p in corrected.values()),
         "policies": policies,
     }
+
+
+def _p_behind(values: pd.Series, winner: pd.Series) -> float:
+    """``p_value`` of being behind the winner."""
+    return 1.0 if float(np.log(values / winner).mean(skipna=False)) < 0.0 else p_value(values, winner)
 
 
 def _row(estimate: Estimate) -> list[float | None]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from agents import markdown
 from agents.benchmark.standings import FIGURES
+from agents.summary import NOTABLE_OVERLAP
 
 HEADINGS = {"ttft_mean_s": "mean TTFT", "ttft_p99_s": "P99 TTFT"}
 
@@ -19,7 +20,7 @@ def markdown_table(summary: Mapping[str, Any], decision_us: Mapping[str, float])
         decision_us: Policy -> mean time of a decision on this machine.
     """
     parts = ["# RouteBench", "", *_notes(summary), ""]
-    for figure in FIGURES:
+    for figure in [each for each in FIGURES if summary["overall"][each]]:  # none without a rule
         parts += [f"## {HEADINGS[figure]}, all scenarios", "", _overall(summary, figure, decision_us), ""]
     for fleet, policies in summary["speedups"].items():
         parts += [f"## Times better than {summary['reference']}, {fleet} fleets", "", _speedups(policies), ""]
@@ -121,8 +122,14 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         "Cost: a stream's figure over that of the scenario's best rule on the same stream. The best rule is"
         " chosen with hindsight, for each figure its own. IQM: mean of the middle half of all streams' costs."
         " P(better): chance of a lower figure than the best rule's. Better and worse: scenarios whose"
-        " interval is clear of zero.",
+        " interval is clear of zero, or in which it served nobody on one of the streams.",
     ]
+    if summary["bound_seeds"] is not None:
+        seeds = ", ".join(map(str, summary["bound_seeds"]))
+        notes.append(
+            f"The bound was played on seeds {seeds} alone: its own means are of those, and so is all that it"
+            " is compared by."
+        )
     notes += [f"Left out, {name}: {reason}" for name, reason in summary["left_out"].items()]
     untuned = summary["without_tuned_constants"]
     everywhere = [name for name, scenarios in untuned.items() if len(scenarios) == len(summary["scenarios"])]
@@ -139,7 +146,8 @@ def _scenario_notes(scenario: Mapping[str, Any]) -> list[str]:
     notes = []
     for figure in FIGURES:
         standings = scenario[figure]
-        if len(standings["policies"]) < 2:
+        is_known = standings["policies"][standings["winner"]]["mean"][0] is not None
+        if len(standings["policies"]) < 2 or not is_known:
             continue
         sure = "is" if standings["winner_is_certain"] else "leads, which may be chance: not"
         notes.append(
@@ -147,9 +155,10 @@ def _scenario_notes(scenario: Mapping[str, Any]) -> list[str]:
             " (paired t-test of logarithms, Holm's correction)."
         )
     notes.append(f"Requests: {'; '.join(scenario['workload_notes'])}.")
-    if (overlap := scenario["greatest_overlap"]) and overlap["frac_shared"] > 0:
+    if (overlap := scenario["greatest_overlap"]) and overlap["frac_shared"] > NOTABLE_OVERLAP:
         notes.append(
-            f"Streams of two seeds have up to {overlap['frac_shared']:.0%} of their requests in common."
+            f"Streams of two seeds have up to {overlap['frac_shared']:.0%} of their requests in common: the"
+            " intervals are narrower, and p smaller, than over as many streams that had nothing in common."
         )
     return notes
 

@@ -40,8 +40,12 @@ def load(path: str | Path) -> Constants:
         scenario: policies for scenario, policies in read.items() if scenario != ABOUT
     }
     for scenario, policies in constants.items():
-        if scenario.partition("@")[0] not in names():
-            raise ConfigError(f"tuned: {path}: {scenario!r} is none of the scenarios ({', '.join(names())})")
+        name, at, load = scenario.partition("@")
+        if name not in names() or (at and not load.isdecimal()):
+            raise ConfigError(
+                f"tuned: {path}: {scenario!r} is none of the scenarios ({', '.join(names())}), nor one of"
+                " them with @LOAD in percent"
+            )
         if not isinstance(policies, dict) or not all(isinstance(each, dict) for each in policies.values()):
             raise ConfigError(f"tuned: {path}: {scenario} must hold policy -> setting -> value")
     return constants

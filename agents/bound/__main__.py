@@ -9,6 +9,7 @@ those of the warm-up too.
 from __future__ import annotations
 
 from contextlib import closing
+from math import isnan
 from time import perf_counter
 
 import hydra
@@ -18,7 +19,7 @@ from agents import markdown
 from agents.bound.clairvoyant import Bracket, Clairvoyant
 from agents.build_env import build_env
 from agents.cells import build_policy
-from agents.comparison import mean_over_seeds
+from agents.comparison import Estimate, mean_over_seeds
 from agents.config import register
 from agents.program import program
 from conf.build import ConfigError
@@ -47,13 +48,18 @@ def brackets(config: DictConfig) -> dict[str, list[Bracket]]:
 
 
 def table(found: dict[str, list[Bracket]]) -> str:
-    """Means over seeds, with 95 % intervals."""
+    """Means over seeds, with 95 % intervals where there are several."""
     lines: list[tuple[str, ...]] = [("policy", "floor, s", "found, s", "rule, s", "found, of the rule's")]
     for name, rows in found.items():
         floor_s, found_s, rule_s = (mean_over_seeds(column) for column in zip(*rows, strict=True))
-        cells = (f"{each.value:.3f} [{each.low:.3f}, {each.high:.3f}]" for each in (floor_s, found_s, rule_s))
-        lines.append((name, *cells, f"{found_s.value / rule_s.value:.1%}"))
+        shown = (_shown(each) for each in (floor_s, found_s, rule_s))
+        lines.append((name, *shown, f"{found_s.value / rule_s.value:.1%}"))
     return markdown.table(lines)
+
+
+def _shown(mean: Estimate) -> str:
+    interval = "" if isnan(mean.low) else f" [{mean.low:.3f}, {mean.high:.3f}]"
+    return f"{mean.value:.3f}{interval}"
 
 
 @hydra.main(version_base="1.3", config_path="../../conf", config_name="evaluate")

@@ -10,8 +10,10 @@ from hydra.core.config_store import ConfigStore
 from agents.benchmark import tuned
 from agents.benchmark.__main__ import _run_of, benchmark
 from agents.benchmark.scenario import Scenario
+from agents.cells import build_policy
 from agents.config import register_policy_group
 from agents.metrics import figures
+from agents.train import train
 from conf.build import ConfigError
 from tests.agents.test_programs import configured, files
 
@@ -23,6 +25,9 @@ TINY = [
     "+settings.workload.num_requests=40",
 ]
 SLICE = "scenarios=[equal@60,throttled]"
+BOUNDED = ["+agent@policies.clairvoyant=llmd_token_load"]
+TRAINED = ["workload.num_generated=50", "workload.num_requests=40"]
+FINE = {"vllm_dp": {"waiting_weight": 3.0}}
 POLICIES = "policy=[least_in_flight,round_robin,linucb]"
 
 
@@ -122,6 +127,11 @@ def test_tuned_constants_run_beside_the_defaults_and_what_has_none_is_told(tmp_p
     [
         ([1], "holds no object: scenario -> policy"),
         ({"eqal": {}}, "'eqal' is none of the scenarios"),
+        ({"equal@8O": {}}, "'equal@8O' is none of the scenarios .* with @LOAD in percent"),
+        (
+            {"equal": FINE, "throttled": {"vllm_dp": {"waiting_weight": -1.0}}},
+            "policies.vllm_dp_tuned: waiting_weight is -1.0",
+        ),
         ({"equal": {"random": 3}}, "equal must hold policy -> setting -> value"),
         ({"equal": {"vllm_dp": {"wait": 3}}}, "tuned: equal@60: vllm_dp has no setting 'wait'"),
     ],
@@ -130,7 +140,8 @@ def test_file_of_constants_that_does_not_fit_is_named(tmp_path, written, message
     path = tmp_path / "tuned.json"
     path.write_text(json.dumps(written))
     with pytest.raises(ConfigError, match=message):
-        run(tmp_path / "run", "scenarios=[equal@60]", "policy=[vllm_dp]", f"tuned={path}")
+        run(tmp_path / "run", SLICE, "policy=[vllm_dp]", f"tuned={path}")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_rule_of_the_papers_is_held_against_all(tmp_path):
@@ -145,8 +156,9 @@ def test_a_rule_of_the_papers_is_held_against_all(tmp_path):
 
 
 def test_the_clairvoyant_is_the_bound_and_no_winner(tmp_path):
-    best = "+agent@policies.clairvoyant=llmd_token_load"
-    summary = run(tmp_path, "scenarios=[equal@60]", "policy=[random,round_robin]", best, "bound_seeds=[1]")
+    policies = ["policy=[random,round_robin]", *BOUNDED, "bound_seeds=[1]"]
+    summary = run(tmp_path, "scenarios=[equal@60]", *policies)
+    assert "The bound was played on seeds 1 alone" in (tmp_path / "table.md").read_text()
     assert [path.stem for path in tmp_path.glob("*/cells/clair*.parquet")] == ["clairvoyant-1"]
     standing = summary["scenarios"]["equal@60"]["ttft_mean_s"]
     assert standing["policies"]["clairvoyant"]["kind"] == "bound"
@@ -160,6 +172,35 @@ def test_the_clairvoyant_is_the_bound_and_no_winner(tmp_path):
     assert np.isclose(standing["policies"]["clairvoyant"]["gap_closed"][0], 1.0)
 
 
+@pytest.mark.filterwarnings("error")
+def test_without_a_rule_nothing_is_said_against_one(tmp_path):
+    summary = run(tmp_path, "scenarios=[equal@60]", "policy=[linucb]")
+    assert summary["overall"] == {"ttft_mean_s": {}, "ttft_p99_s": {}}
+    assert "all scenarios" not in (tmp_path / "table.md").read_text()
+
+
+def test_overlapping_streams_are_said_to_make_intervals_narrow(tmp_path):
+    """Requests of a generated trace that starts at random, all of which fit into a stream."""
+    asked = "scenarios=[equal@60]", "policy=[random]"
+    run(tmp_path / "apart", *asked)
+    assert "in common" not in (tmp_path / "apart" / "table.md").read_text()
+    summary = run(tmp_path / "alike", *asked, "+settings.workload.start=random")
+    shared = summary["scenarios"]["equal@60"]["greatest_overlap"]["frac_shared"]
+    told = (tmp_path / "alike" / "table.md").read_text()
+    assert f"up to {shared:.0%} of their requests in common: the intervals are narrower" in told
+
+
+def test_nobody_leads_where_nobody_was_served(tmp_path):
+    asked = "scenarios=[equal@60]", "policy=[random,round_robin]"
+    run(tmp_path, *asked)
+    for path in (tmp_path / "equal@60" / "cells").glob("*.parquet"):
+        ledger = pd.read_parquet(path)
+        ledger["failure"] = "failed"
+        ledger.to_parquet(path)
+    run(tmp_path, *asked)
+    assert "leads" not in (tmp_path / "table.md").read_text()
+
+
 def test_what_was_trained_is_looked_for_by_scenario(tmp_path):
     config = configured(
         "benchmark", tmp_path, "policy=[linucb]", "+trained.linucb=runs/SCENARIO/LOAD/linucb-0"
@@ -168,12 +209,50 @@ def test_what_was_trained_is_looked_for_by_scenario(tmp_path):
     assert run_config.trained == {"linucb": "runs/prefix_50/80/linucb-0"}
 
 
+def test_what_was_tuned_in_training_needs_a_training_run_of_its_own(tmp_path):
+    policies = "policy=[linucb,maskable_ppo]", "+trained.linucb=a/SCENARIO", "+trained.maskable_ppo=b"
+    constants = {"equal": {"linucb": {"alpha": 3.0}, "maskable_ppo": {"learning_rate": 0.001}}}
+    run_config = _run_of(configured("benchmark", tmp_path, *policies), Scenario("equal", 80), constants)
+    assert run_config.trained == {"linucb": "a/equal", "linucb_tuned": "a/equal", "maskable_ppo": "b"}
+    with pytest.raises(ConfigError, match=r"policies.maskable_ppo_tuned: it must be trained before"):
+        build_policy(run_config, "maskable_ppo_tuned")
+    own = configured("benchmark", tmp_path, *policies, "+trained.maskable_ppo_tuned=c/SCENARIO")
+    assert _run_of(own, Scenario("equal", 80), constants).trained["maskable_ppo_tuned"] == "c/equal"
+    assert "maskable_ppo_tuned" not in _run_of(own, Scenario("azure", 80), constants).trained
+
+
+def test_what_was_not_trained_for_one_of_the_scenarios_is_told_before_anything_is_played(tmp_path):
+    folder = tmp_path / "trained" / "equal"
+    train(configured("train", folder, "agent=linucb", "total_timesteps=20", *TRAINED))
+    missing = rf"{tmp_path}/trained/throttled/learner.npz does not exist: train first"
+    with pytest.raises(FileNotFoundError, match=missing):
+        run(tmp_path / "run", SLICE, "policy=[linucb]", f"+trained.linucb={tmp_path}/trained/SCENARIO")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ([], "policy: there is none; give policy=NAME"),
         (["policy=[random]", "+settings.sed=1", "scenarios=azure"], "settings: Key 'sed' not in"),
+        (
+            ["policy=[random]", "+settings.scenario.split=tune", "scenarios=equal@60", "seeds=[0]"],
+            "settings.scenario: choose a load by scenarios=NAME@LOAD, and streams by split=",
+        ),
         (["policy=[random]", "bound_seeds=[1]"], "bound_seeds: there is no policy clairvoyant"),
+        (["policy=[random]", "seeds=[]"], r"seeds: \[\] must be different whole numbers from 0"),
+        (["policy=[random]", "seeds=[0,0]"], r"seeds: \[0, 0\] must be different whole numbers from 0"),
+        (["policy=[random]", "seeds=[-1]"], r"seeds: \[-1\] must be different whole numbers from 0"),
+        (["policy=[random]", "scenarios=[]"], "scenarios: there is none; write all, or NAME"),
+        (["+agent@policies.clairvoyant=random"], "policy: clairvoyant is the bound, of others; add some"),
+        (
+            ["policy=[random]", "scenarios=equal@60", "seeds=[0,1]", *BOUNDED, "bound_seeds=[1,7]"],
+            r"bound_seeds: \[1, 7\] must be some of the seeds, \[0, 1\]",
+        ),
+        (
+            ["policy=[random]", "scenarios=equal@60", *BOUNDED, "bound_seeds=[]"],
+            r"bound_seeds: \[\] must be some of the seeds",
+        ),
         (["policy=[random]", "num_workers=0"], "num_workers: 0 must be at least 1"),
         (
             ["policy=[random]", "+trained.other=x", "scenarios=azure"],

@@ -97,6 +97,15 @@ def test_verdict_counts_intervals_clear_of_zero():
         "median_gap_closed": 0.4,
     }
     assert aggregate.verdict({"d@80": {}})["worst"] is None
+    nobody_served = aggregate.verdict(rows | {"e@80": {"against_best_rule": [None, None, None]}})
+    assert (nobody_served["num_worse"], nobody_served["worst"]) == (2, ["e@80", None])
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinite_costs_have_no_interval_and_no_warning():
+    estimate = aggregate.interquartile_mean([np.array([1.0, 2.0, 3.0, np.inf])])
+    assert estimate.value == 2.5
+    assert list(estimate.plain().values())[2] is None
 
 
 def test_standings_of_policies_that_differ_by_known_factors():
@@ -137,6 +146,20 @@ def test_a_lead_by_chance_is_no_certain_win():
     swings = np.array([0.5, 1.4, 0.6, 1.3, 0.9, 1.2, 0.7, 1.5, 0.8, 1.0])
     told = standings(results(good=1.0, mine=0.9 * swings), KINDS)["ttft_mean_s"]
     assert told["winner"] == "mine"
+    assert not told["winner_is_certain"]
+
+
+def test_the_least_mean_is_no_certain_win_where_the_other_is_ahead_on_the_streams():
+    """One slow stream decides between the means, and the test sees the other ahead on the nine others."""
+    one_slow = np.ones(10)
+    one_slow[0] = 100.0
+    table = results(good=one_slow / STREAM, mine=0.0)
+    values = one_slow + np.array([2.0, *[-0.1] * 8, -0.11])  # more in all
+    table.loc[table["policy"] == "mine", list(FIGURES)] = np.repeat(values[:, None], 2, axis=1)
+    told = standings(table, KINDS)["ttft_mean_s"]
+    assert told["winner"] == "good"
+    assert p_value(values, one_slow) < 0.01
+    assert told["policies"]["mine"]["p_of_winner"] == 1.0
     assert not told["winner_is_certain"]
 
 

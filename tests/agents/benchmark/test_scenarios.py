@@ -2,17 +2,23 @@
 
 import itertools
 import json
+import re
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from agents.benchmark import capacity, scenario
 from agents.benchmark.scenario import Scenario, names, select, suite
 from agents.build_env import build_env
+from agents.train import train
 from conf.build import ConfigError, build
+from tests.agents.test_programs import configured
 
 SPLITS = ("train", "tune", "test")
 TRACES = {"mooncake", "lodestar", "azure", "weka", "servegen"}
@@ -96,6 +102,27 @@ def test_a_scenario_is_an_experiment_of_training_too():
     config = scenario._composed("train", overrides)
     assert config.workload.seed == config.scenario.trace_seeds.train
     assert config.workload.rate_per_s == config.scenario.rates_per_s["95"]
+
+
+def test_what_the_page_trains_lies_where_it_looks_for_it(monkeypatch):
+    page = (Path(__file__).parents[3] / "docs" / "routebench.md").read_text(encoding="utf-8")
+    commands = [line.split() for line in re.findall(r"^    routegym-train (.*)$", page, re.M)]
+    pattern = re.search(r"\+trained\.mine=(\S+)\n", page)[1]
+    assert len(commands) == 2
+    for overrides in commands:
+        with initialize_config_module("conf", version_base="1.3"):
+            config = compose("train", [*overrides, "directory=x"], return_hydra_config=True)
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
+        name = overrides[0].removeprefix("experiment=bench/")
+        assert config.hydra.run.dir == pattern.replace("SCENARIO", name)
+        assert config.scenario.split == "train"
+
+
+def test_nothing_is_trained_on_what_it_is_tested_on(tmp_path):
+    config = configured("train", tmp_path / "run", "experiment=bench/equal", "total_timesteps=20")
+    with pytest.raises(ConfigError, match=r"scenario.split: 'test' .* train with scenario.split=train"):
+        train(config)
+    assert not (tmp_path / "run").exists()
 
 
 def requests_of(workload, seed):

@@ -3,6 +3,7 @@ from hydra import compose, initialize_config_module
 
 from agents import cells
 from agents.bound.__main__ import brackets, table
+from agents.bound.clairvoyant import Bracket
 from agents.cells import Cell
 from agents.config import register
 from conf.build import ConfigError
@@ -45,6 +46,17 @@ def test_it_is_evaluated_like_any_policy_and_bracketed(tmp_path):
         assert side["counters"]["fallback_rule"] == 0
     mean = sum(bracket.found_s for bracket in found) / 2
     assert f"{mean:.3f}" in table({"bound": found})
+
+
+def test_one_seed_has_no_interval():
+    row = table({"bound": [Bracket(1.0, 2.0, 4.0)]}).splitlines()[-1]
+    assert [each.strip() for each in row.strip("|").split("|")] == [
+        "bound",
+        "1.000",
+        "2.000",
+        "4.000",
+        "50.0%",
+    ]
 
 
 def test_without_a_clairvoyant_there_is_nothing_to_bracket():
