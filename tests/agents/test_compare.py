@@ -117,11 +117,18 @@ def test_scenarios_of_a_benchmark_are_worlds(runs, tmp_path):
     held = tmp_path / "bench"
     tables, scenarios = [], {}
     for run, load in (("more", 60), ("other", 80)):
-        tables.append(pd.read_parquet(runs / run / "results.parquet").assign(scenario="equal", load=load))
+        results = pd.read_parquet(runs / run / "results.parquet")
+        bound = results[results["policy"] == "random"].assign(policy="clairvoyant").iloc[:1]
+        tables += [each.assign(scenario="equal", load=load) for each in (results, bound)]
         (held / f"equal@{load}").mkdir(parents=True)
         shutil.copy(runs / run / "config.yaml", held / f"equal@{load}")
         summary = json.loads((runs / run / "summary.json").read_text())
-        scenarios[f"equal@{load}"] = {"workload_notes": summary["workload_notes"]}
+        kinds = {policy: {"kind": "rule"} for policy in summary["policies"]}
+        kinds["clairvoyant"] = {"kind": "bound"}
+        scenarios[f"equal@{load}"] = {
+            "workload_notes": summary["workload_notes"],
+            "ttft_mean_s": {"policies": kinds},
+        }
     pd.concat(tables).to_parquet(held / "results.parquet")
     (held / "summary.json").write_text(json.dumps({"scenarios": scenarios}))
     columns = board(find([held, runs / "one"]))
