@@ -48,7 +48,7 @@ distill-demo: $(VENV)/.installed  ## Distil what make demo trained before, and L
 	    +measured.num_requests=3840 'seeds=[57,69,73,97,99]' || exit 1; \
 	done
 
-distill-attack: $(VENV)/.installed  ## Attack two teachers, and play what was found on the rules distilled from them (20 minutes).
+distill-attack: $(VENV)/.installed  ## Attack two teachers, and play what was found on the rules distilled from them (minutes).
 	for scenario in mooncake lodestar; do \
 	  $(BIN)/python -m adversary.report experiment=robustness/distilled_$$scenario || exit 1; \
 	done

@@ -51,6 +51,7 @@ def test_an_episode_lasts_as_long_as_it_should_and_seeds_differ(tmp_path):
 @pytest.mark.parametrize("name", ["mooncake", "lodestar"])
 def test_distilled_rules_are_attacked_where_they_were_distilled(name, tmp_path):
     attacked = scenario(tmp_path, experiment=f"robustness/distilled_{name}").config
-    bench = BenchScenario(name, 80).config("test")
+    num_requests = attacked.workload.num_requests  # episodes are shorter
+    bench = BenchScenario(name, 80).config("test", {"workload": {"num_requests": num_requests}})
     for key in ("env", "cluster", "workload"):
         assert attacked[key] == bench[key]
