@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo docs distill reference reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router routebench routebench-all tune-routebench reference-routebench reliability memory many-routers served fuzz parity plugs sweeps golden lint types clean
+.PHONY: help demo check-demo docs distill distill-demo distill-attack reference reference-distill reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router routebench routebench-all tune-routebench reference-routebench reliability memory many-routers served fuzz parity plugs sweeps golden lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -31,19 +31,35 @@ reference:  ## Keep the last demo's table and picture as those that the README s
 	cp runs/demo/evaluation/table.md runs/demo/evaluation/summary.json runs/demo/evaluation/ttft_over_time.png \
 	  runs/reference/demo/
 
-distill: $(VENV)/.installed  ## Distil what learned online in RouteBench, and in make demo before, to readable rules (an hour).
-	for scenario in fast_slow mooncake; do \
+distill: $(VENV)/.installed  ## Distil what learns online in four of RouteBench's scenarios to readable rules (half an hour).
+	for scenario in mooncake lodestar azure fast_slow; do \
 	  $(BIN)/python -m agents.distill experiment=bench/$$scenario policy=marginal_delay name=distill/$$scenario \
-	    num_rounds=2 num_taught=4000 students.formula.max_depth=0 \
-	    students.formula.num_rules=2 students.tree.num_rules=2 \
-	    +agent@rules.dynamo_8=dynamo_cost rules.dynamo_8.prefill_weight=8 rules.dynamo_8.overlap_credit=1.5 \
-	    +agent@rules.dynamo_20=dynamo_cost rules.dynamo_20.prefill_weight=20 rules.dynamo_20.overlap_credit=2 \
-	    rules.dynamo_20.request_weight=50 || exit 1; \
+	    tuned=runs/reference/routebench/tuned.json tuned_for=$$scenario@80 \
+	    'seeds=$${scenario.seeds.test}' 'warmup_s=$${scenario.warmup_s}' num_rounds=2 num_taught=4000 \
+	    students.formula.max_depth=0 students.formula.num_rules=2 students.tree.num_rules=2 \
+	    '~agent@rules.smg_least_load' +agent@rules.lmetric=lmetric +agent@rules.slo_slack=slo_slack \
+	    +agent@rules.llmd_affinity=llmd_affinity || exit 1; \
 	done
+
+distill-demo: $(VENV)/.installed  ## Distil what make demo trained before, and LinUCB, to readable rules (half an hour).
 	$(BIN)/routegym-train experiment=demo_train agent=linucb total_timesteps=4000
 	for agent in maskable_ppo lodestar_quick linucb; do \
 	  $(BIN)/python -m agents.distill run=runs/demo/$$agent-0 name=distill/$$agent +measured.part=test \
 	    +measured.num_requests=3840 'seeds=[57,69,73,97,99]' || exit 1; \
+	done
+
+distill-attack: $(VENV)/.installed  ## Attack two teachers, and play what was found on the rules distilled from them (minutes).
+	for scenario in mooncake lodestar; do \
+	  $(BIN)/python -m adversary.report experiment=robustness/distilled_$$scenario || exit 1; \
+	done
+
+reference-distill:  ## Keep the last distillation, and the last attack on it, as those that the README shows.
+	mkdir -p runs/reference/distill
+	for scenario in mooncake lodestar azure fast_slow; do \
+	  cp runs/distill/$$scenario/distill/table.md runs/reference/distill/$$scenario.md || exit 1; \
+	done
+	for scenario in mooncake lodestar; do \
+	  cp runs/distilled_$$scenario/robustness/table.md runs/reference/distill/$${scenario}_attacked.md || exit 1; \
 	done
 
 reference-fidelity:  ## Keep the table of the last fidelity run as the one that the README shows.

@@ -33,6 +33,18 @@ def test_tables_of_routebench_are_the_reference_runs():
         assert table.partition(heading)[2].partition("##")[0].strip() in README
 
 
+def test_distilled_rules_and_their_figures_are_those_of_the_reference_runs():
+    tables = {
+        path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "runs/reference/distill").iterdir()
+    }
+    formula = tables["mooncake"].partition("formula, 29 nodes:")[2].split("```")[1]
+    assert "".join(formula.split()) in "".join(README.split())
+    told = README.partition("[start:distilled]")[2].partition("[end:distilled]")[0]
+    figures = re.findall(r"[\d.-]+%? \[[^]]+\]", told)
+    assert len(figures) > 20
+    assert [figure for figure in figures if figure not in "".join(tables.values())] == []
+
+
 def test_links_lead_somewhere():
     targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if not target.startswith("http")]
     assert targets

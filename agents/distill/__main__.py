@@ -18,7 +18,9 @@ run's directory then lie
 
 A teacher that learns while it routes does not while it is learned from; measured, it goes on learning. In a
 scenario of the benchmark all learning is from requests of training, and ``scenario.split`` says on whose
-requests is measured. All but the decision times in ``cells/*.json`` are the same bytes for the same config.
+requests is measured. A teacher without ``run`` for which ``tuned`` has constants has those, and is called
+``NAME_tuned``; rules are measured with their own and with those. All but the decision times in
+``cells/*.json`` are the same bytes for the same config.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def distill(config: DictConfig, given: set[str]) -> dict[str, Any]:
     """
     _check(config)
     teacher = _teacher(config, given)
-    rules = _rules(config)
+    rules = _with_tuned(config, config.rules)
     _check_names(config, teacher.name, rules)
     measured = _measured(config, teacher, rules)
     directory = claim(config, ())  # cells know themselves what they are of; all else is made anew
@@ -224,11 +226,11 @@ def _teacher(config: DictConfig, given: set[str]) -> Teacher:
     if has_scenario(config):
         training.scenario.split = "train"
     if config.run is None:
-        name, node = next(iter(config.policies.items()))
-        agent = build(node, f"policies.{name}")
+        *_, (name, node) = _with_tuned(config, config.policies).items()  # the tuned one comes after its own
+        agent = build(OmegaConf.create(node), f"policies.{name}")
         if isinstance(innermost(agent), Trainable):
             policy_of(agent, None, f"policies.{name}")  # raises
-        return Teacher(str(name), agent, node, None, training, config)
+        return Teacher(name, agent, node, None, training, config)
     world = config_of(Path(config.run), config, given)
     node = world.agent
     name = node._target_.split(".")[-2]
@@ -238,15 +240,15 @@ def _teacher(config: DictConfig, given: set[str]) -> Teacher:
     return Teacher(name, agent, node, config.run, *worlds)
 
 
-def _rules(config: DictConfig) -> dict[str, Any]:
-    """What is compared with, with default constants and with tuned ones where there are any."""
-    rules = {str(name): OmegaConf.to_container(node) for name, node in config.rules.items()}
+def _with_tuned(config: DictConfig, policies: DictConfig) -> dict[str, Any]:
+    """Policies by their names, with default constants and after that with tuned ones where there are any."""
+    plain = {str(name): OmegaConf.to_container(node) for name, node in policies.items()}
     if config.tuned is None:
-        return rules
+        return plain
     scenarios = select(config.tuned_for)
     if len(scenarios) != 1:
         raise ConfigError(f"tuned_for: {config.tuned_for} is several of the scenarios; write NAME@LOAD")
-    return tuned.with_tuned(rules, tuned.load(config.tuned), scenarios[0])
+    return tuned.with_tuned(plain, tuned.load(config.tuned), scenarios[0])
 
 
 def _check_names(config: DictConfig, teacher: str, rules: Mapping[str, Any]) -> None:

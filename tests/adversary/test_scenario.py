@@ -8,16 +8,17 @@ from hydra import compose, initialize_config_module
 
 from adversary.config import register
 from adversary.scenario import Scenario
+from agents.benchmark.scenario import Scenario as BenchScenario
 from agents.config import register as register_agents
 
 register()
 register_agents()
 
 
-def scenario(directory, *overrides):
+def scenario(directory, *overrides, experiment="robustness/tiny"):
     with initialize_config_module("conf", version_base="1.3"):
-        experiment = "experiment=robustness/tiny"
-        return Scenario(compose("robustness", [experiment, f"directory={directory}", *overrides]))
+        chosen = f"experiment={experiment}"
+        return Scenario(compose("robustness", [chosen, f"directory={directory}", *overrides]))
 
 
 @pytest.mark.parametrize("threat", ["spoof", "world"])
@@ -45,3 +46,12 @@ def test_an_episode_lasts_as_long_as_it_should_and_seeds_differ(tmp_path):
         assert 18.0 < max(times_s) < 20.0
         arrivals.append(times_s)
     assert arrivals[0] != arrivals[1]
+
+
+@pytest.mark.parametrize("name", ["mooncake", "lodestar"])
+def test_distilled_rules_are_attacked_where_they_were_distilled(name, tmp_path):
+    attacked = scenario(tmp_path, experiment=f"robustness/distilled_{name}").config
+    num_requests = attacked.workload.num_requests  # episodes are shorter
+    bench = BenchScenario(name, 80).config("test", {"workload": {"num_requests": num_requests}})
+    for key in ("env", "cluster", "workload"):
+        assert attacked[key] == bench[key]

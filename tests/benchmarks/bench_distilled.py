@@ -20,13 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from agents.distill.basis import EXPECTED_TTFT, LOADED_TTFT, SURVIVING, excess
+from agents.distill.basis import LOADED_TTFT, excess
 from agents.distill.expression import (
     INSTANCE_COLUMNS,
     REQUEST_ENTRIES,
     Branch,
     Feature,
-    Fleet,
     Number,
     Rule,
     num_nodes,
@@ -46,23 +45,34 @@ MAX_MEDIAN_US = 20.0
 S = unit("s")
 
 
-FORMULA = (
-    (SURVIVING + Number(0.47) * Feature("num_in_flight_uncached_tokens")) / Feature("prefill_tokens_per_s")
-    + Number(3.49e-6, ratio(S, unit("tokens"))) * Feature("num_in_flight_prefill_tokens")
-) * (Number(1.0) + Number(1.39) * Feature("frac_kv_cache_usage"))
-"""As learned from marginal_delay on the requests of RouteBench's mooncake."""
+def _formula() -> Rule:
+    """As learned from marginal_delay in RouteBench's mooncake (runs/reference/distill/mooncake.md)."""
+    own, speed, usage = (
+        Feature(name) for name in ("num_uncached_tokens", "prefill_tokens_per_s", "frac_kv_cache_usage")
+    )
+    queued, backlog, prefilling = (
+        Feature(f"num_in_flight_{name}") for name in ("prefills", "uncached_tokens", "prefill_tokens")
+    )
+    held_up = Number(0.0758, ratio(unit("1"), queued.unit)) * (own * queued)
+    work = (own + held_up + Number(0.427) * backlog) / speed
+    scaled = Number(5.5e-6, ratio(S, prefilling.unit)) * prefilling
+    spared = Number(9.2e-6, ratio(S, speed.unit)) * speed
+    return (work + scaled + spared) * (Number(1.0) + Number(0.457) * (usage * usage))
 
 
 def _tree() -> Rule:
-    """As learned from it on those of fast_slow."""
-    late, soonest = excess(LOADED_TTFT), Fleet("least", EXPECTED_TTFT)
-    costs = [Number(-cost) for cost in (0.773, 0.37, 1.0, 0.149, 1.0, 0.0284)]
-    best = Branch(soonest, 1.5, costs[0], Branch(soonest, 2.57, costs[1], costs[2]))
-    near = Branch(late, 0.0579, Branch(soonest, 1.56, costs[3], costs[4]), costs[5])
-    return Branch(late, 0.000142, best, near)
+    """Likewise."""
+    late, better, more = (
+        excess(each)
+        for each in (LOADED_TTFT, Feature("frac_prefix_hit"), Feature("num_in_flight_prefill_tokens"))
+    )
+    costs = [Number(-cost) for cost in (0.561, 0.251, 0.775, 0.0458, 0.466)]
+    near = Branch(better, 0.202, Branch(more, 40800.0, costs[0], costs[1]), costs[2])
+    far = Branch(Feature("frac_prefix_hit"), 0.703, costs[3], costs[4])
+    return Branch(late, 0.151, near, far)
 
 
-RULES: dict[str, Rule] = {"formula": FORMULA, "tree": _tree()}
+RULES: dict[str, Rule] = {"formula": _formula(), "tree": _tree()}
 
 
 def looks() -> list[Observation]:

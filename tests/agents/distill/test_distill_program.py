@@ -124,13 +124,14 @@ def test_a_learner_learns_in_training_and_is_measured_in_the_scenario(tmp_path):
     short = ["workload.num_generated=60", "num_taught=60", "warmup_s=0"]
     world = ["experiment=bench/fast_slow", "scenario.split=tune", *short]
     tuned = tmp_path / "tuned.json"
-    tuned.write_text(json.dumps({"fast_slow@80": {"dynamo_cost": {"prefill_weight": 8.0}}}))
+    constants = {"dynamo_cost": {"prefill_weight": 8.0}, "marginal_delay": {"home": 3.25}}
+    tuned.write_text(json.dumps({"fast_slow@80": constants}))
     rules = [f"tuned={tuned}", "tuned_for=fast_slow@80", "~agent@rules.smg_least_load"]
     students = ["~student@students.tree", *SMALL[2:]]
     summary = distilled(tmp_path / "here", *world, *rules, *students, "policy=marginal_delay")
-    assert summary["teacher"] == "marginal_delay"
+    assert summary["teacher"] == "marginal_delay_tuned"
     assert set(summary["policies"]) == {
-        "marginal_delay",
+        "marginal_delay_tuned",
         "formula",
         "llmd_token_load",
         "dynamo_cost",
@@ -139,10 +140,12 @@ def test_a_learner_learns_in_training_and_is_measured_in_the_scenario(tmp_path):
     assert "from seed 2" in str(summary["workload_notes"])  # trace_seeds.tune; learned from: 1
     card = (tmp_path / "here" / "formula" / "bundle" / "card.md").read_text()
     assert "  seed: 1\n" in card.partition("workload:")[2]
+    assert "home: 3.25" in card
     taught = checkpoint.load(tmp_path / "here" / "teacher" / CHECKPOINT)
     assert taught["num_decisions"] == 60
     run = train(configured("train", tmp_path / "run", *world[:1], *short[:1], "agent=marginal_delay"))
     again = distilled(tmp_path / "there", *world, *students, f"run={run}")
+    assert again["teacher"] == "marginal_delay"
     assert again["policies"]["dynamo_cost"] == summary["policies"]["dynamo_cost"]  # the same streams
 
 
