@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.distill.basis import LOADED_TTFT, excess
+from agents.distill.basis import EXPECTED_TTFT, excess
 from agents.distill.expression import (
     INSTANCE_COLUMNS,
     REQUEST_ENTRIES,
@@ -47,29 +47,30 @@ S = unit("s")
 
 def _formula() -> Rule:
     """As learned from marginal_delay in RouteBench's mooncake (runs/reference/distill/mooncake.md)."""
-    own, speed, usage = (
-        Feature(name) for name in ("num_uncached_tokens", "prefill_tokens_per_s", "frac_kv_cache_usage")
+    own, speed = Feature("num_uncached_tokens"), Feature("prefill_tokens_per_s")
+    queued, backlog, prefilling, decoding = (
+        Feature(f"num_in_flight_{name}")
+        for name in ("prefills", "uncached_tokens", "prefill_tokens", "decode_tokens")
     )
-    queued, backlog, prefilling = (
-        Feature(f"num_in_flight_{name}") for name in ("prefills", "uncached_tokens", "prefill_tokens")
-    )
-    held_up = Number(0.0758, ratio(unit("1"), queued.unit)) * (own * queued)
-    work = (own + held_up + Number(0.427) * backlog) / speed
-    scaled = Number(5.5e-6, ratio(S, prefilling.unit)) * prefilling
-    spared = Number(9.2e-6, ratio(S, speed.unit)) * speed
-    return (work + scaled + spared) * (Number(1.0) + Number(0.457) * (usage * usage))
+    work = (own + Number(0.343) * backlog + Number(0.135) * prefilling) / speed
+    each = Number(0.107, ratio(S, queued.unit)) * queued
+    spared = Number(7.86e-6, ratio(S, speed.unit)) * speed
+    long = Number(3.63e-5, ratio(S, own.unit)) * own
+    beside = Number(7.68e-7, ratio(unit("1"), decoding.unit)) * decoding
+    return (work + each + spared + long) * (Number(1.0) + beside)
 
 
 def _tree() -> Rule:
     """Likewise."""
-    late, better, more = (
-        excess(each)
-        for each in (LOADED_TTFT, Feature("frac_prefix_hit"), Feature("num_in_flight_prefill_tokens"))
+    late, fast, more = (
+        excess(each) for each in (EXPECTED_TTFT, Feature("prefill_tokens_per_s"), Feature("frac_prefix_hit"))
     )
-    costs = [Number(-cost) for cost in (0.561, 0.251, 0.775, 0.0458, 0.466)]
-    near = Branch(better, 0.202, Branch(more, 40800.0, costs[0], costs[1]), costs[2])
-    far = Branch(Feature("frac_prefix_hit"), 0.703, costs[3], costs[4])
-    return Branch(late, 0.151, near, far)
+    costs = [Number(-cost) for cost in (0.619, 0.157, 0.525, 0.222, 0.0643, 0.593, 0.0186, 0.443)]
+    soonest = Branch(
+        fast, 17400.0, costs[0], Branch(Feature("num_prompt_tokens"), 10200.0, costs[1], costs[2])
+    )
+    soon = Branch(more, 0.111, Branch(fast, 17400.0, costs[3], costs[4]), costs[5])
+    return Branch(late, 0.0382, soonest, Branch(late, 0.341, soon, Branch(more, 0.583, costs[6], costs[7])))
 
 
 RULES: dict[str, Rule] = {"formula": _formula(), "tree": _tree()}
