@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -30,17 +31,17 @@ class Bracket(NamedTuple):
     found_s: float
     """The clairvoyant's: the best assignment found. What is less than this may exist."""
     rule_s: float
-    """The rule's that it began with."""
+    """The best rule's of those that it began with."""
 
 
 class Clairvoyant:
-    """Plays an episode by a rule, searches for decisions that would have been better, and makes those.
+    """Plays an episode by some rules, searches for better decisions than the best's, and makes those.
 
     It knows what no router does: which requests will come, how long their answers are, what each cache holds
     and what will go wrong. What it reaches is therefore a mark for routers that learn, and none of them is
     to be expected there. It is not the optimum: ``agents.bound.search`` finds a good assignment, which is one
-    that exists, so that the least mean TTFT possible is this or less. It is never worse than its rule, since
-    the rule's own decisions are kept where nothing better was found.
+    that exists, so that the least mean TTFT possible is this or less. It is never worse than its rules, since
+    the best one's own decisions are kept where nothing better was found.
 
     It looks at the mean TTFT of all requests, nothing else: not at tails, nor at the time per output token,
     which it gives away where that helps.
@@ -51,8 +52,9 @@ class Clairvoyant:
     found, and does so again while that helps, at most ``max_rounds`` times.
 
     Args:
-        rule: What it begins with. It also decides where the plan cannot be followed: about requests that
-            failed and come again, and in closed loop where an instance is masked by then.
+        rules: Name -> what it may begin with; learners are rules too. The one of least mean TTFT also decides
+            where the plan cannot be followed: about requests that failed and come again, and in closed loop
+            where an instance is masked by then.
         max_placed: How often one search looks for the best place of a request, in all. A first sweep over
             all requests builds a plan from nothing, others improve it as long as they gain ``min_gain``. What
             is left goes to windows of requests in a row, drawn at random, of which a random share is taken
@@ -66,7 +68,7 @@ class Clairvoyant:
 
     def __init__(
         self,
-        rule: Policy,
+        rules: Mapping[str, Policy],
         max_placed: int = 15_000,
         min_gain: float = 0.002,
         window: int = 100,
@@ -82,7 +84,9 @@ class Clairvoyant:
             max_rounds=max_rounds,
         )
         check_range(0.0, 1.0, min_gain=min_gain)
-        self._rule = rule
+        if not rules:
+            raise ValueError("rules: there is none to begin with; give at least one")
+        self._rules = dict(rules)
         self._max_placed, self._min_gain, self._window = max_placed, min_gain, window
         self._lookahead, self._num_candidates = lookahead, num_candidates
         self._max_rounds = max_rounds
@@ -96,19 +100,21 @@ class Clairvoyant:
         Raises ``ValueError`` where the cluster is not emulated or its failures are left to chance.
         """
         cluster = require_emulated(env)
-        rule = per_router(deepcopy(self._rule), env)
-        first = best = play_plan(env, seed, {}, rule)
+        begins = [partial(_fresh, rule, env) for rule in self._rules.values()]
+        firsts = [(play_plan(env, seed, {}, begin()), begin) for begin in begins]
+        first, begin = min(firsts, key=lambda each: each[0].cost_s)
+        best = first
         rng = np.random.default_rng(np.random.SeedSequence((seed, 2)))  # neither the stream's nor a policy's
         for _ in range(self._max_rounds):
             found = self._search(Search(cluster, best, self._lookahead, self._num_candidates), rng)
-            played = play_plan(env, seed, best._replace(instances=found.plan).plan, rule)
+            played = play_plan(env, seed, best._replace(instances=found.plan).plan, begin())
             is_foreseen = np.array_equal(played.ttft_s, found.ttft_s)
             if played.cost_s >= best.cost_s:
                 break
             best = played
             if is_foreseen:
                 break
-        self._planned = Planned(env, best.plan, rule)
+        self._planned = Planned(env, best.plan, begin())
         floor_s = least_mean_ttft_s(cluster, best, env.workload.closed_loop)
         self.bracket = Bracket(floor_s, best.cost_s, first.cost_s)
 
@@ -150,3 +156,8 @@ class Clairvoyant:
                 "Clairvoyant: call foresee(env, seed) before the episode (agents.rollout.play does)"
             )
         return self._planned
+
+
+def _fresh(rule: Policy, env: RoutingEnv) -> Policy:
+    """The rule, or one for each router, as it was given: what it learned in a play before is forgotten."""
+    return per_router(deepcopy(rule), env)

@@ -1,8 +1,10 @@
+from copy import deepcopy
 from itertools import product
 
 import numpy as np
 import pytest
 
+from agents.bandits.marginal_delay import MarginalDelay
 from agents.bound.clairvoyant import Clairvoyant
 from agents.bound.episode import play_plan
 from agents.heuristics.llmd_token_load import LlmdTokenLoad
@@ -71,7 +73,7 @@ def test_it_finds_the_best_of_all_assignments(seed):
         play_plan(env, seed, dict(zip(first.names, plan, strict=True)), rule).cost_s
         for plan in product(range(2), repeat=8)
     ]
-    clairvoyant = Clairvoyant(rule, max_placed=800)
+    clairvoyant = Clairvoyant({"rule": rule}, max_placed=800)
     clairvoyant.foresee(env, seed)
     floor_s, found_s, rule_s = clairvoyant.bracket
     assert floor_s <= min(costs) <= found_s <= rule_s == first.cost_s
@@ -105,7 +107,7 @@ WORLDS = {
 @pytest.mark.parametrize("options", WORLDS.values(), ids=WORLDS.keys())
 def test_it_is_never_worse_than_its_rule_and_comes_out_as_foreseen(options):
     env = tiny_env(40, rate_per_s=20.0, counts=(2, 1), **options)
-    clairvoyant, rule = Clairvoyant(LlmdTokenLoad(), max_placed=120, window=20), LlmdTokenLoad()
+    clairvoyant, rule = Clairvoyant({"rule": LlmdTokenLoad()}, max_placed=120, window=20), LlmdTokenLoad()
     by_rule, found = play(env, rule, seed=3), play(env, clairvoyant, seed=3)
     assert isinstance(clairvoyant, Foreseeing)
     floor_s, found_s, rule_s = clairvoyant.bracket
@@ -118,24 +120,43 @@ def test_it_is_never_worse_than_its_rule_and_comes_out_as_foreseen(options):
         assert ttft_s(found.ledger).mean() == pytest.approx(found_s, rel=1e-12)
 
 
+def test_it_begins_with_the_best_of_its_rules():
+    env = tiny_env(40, rate_per_s=20.0, counts=(2, 1))
+    rules = {"turns": RoundRobin(), "load": LlmdTokenLoad(), "learns": MarginalDelay()}
+    means = {name: play_plan(env, 3, {}, deepcopy(rule)).cost_s for name, rule in rules.items()}
+    for names in (["turns", "load"], ["load", "turns"], ["turns", "learns"]):
+        clairvoyant = Clairvoyant({name: rules[name] for name in names}, max_placed=80, window=20)
+        clairvoyant.foresee(env, 3)
+        assert clairvoyant.bracket.rule_s == min(means[name] for name in names)
+        assert ttft_s(play(env, clairvoyant, seed=3).ledger).mean() <= clairvoyant.bracket.rule_s
+    with pytest.raises(ValueError, match="rules: there is none to begin with"):
+        Clairvoyant({})
+
+
 def test_the_same_seed_finds_the_same():
     ledgers = []
     for _ in range(2):
         env = tiny_env(30, world=World(network_jitter_s=0.1))
-        ledgers.append(play(env, Clairvoyant(LlmdTokenLoad(), max_placed=120, window=10), seed=3).ledger)
+        ledgers.append(
+            play(env, Clairvoyant({"rule": LlmdTokenLoad()}, max_placed=120, window=10), seed=3).ledger
+        )
     assert ledgers[0].equals(ledgers[1])
 
 
 def test_a_dying_instance_is_left_before_it_dies():
     env = tiny_env(40, rate_per_s=20.0, counts=(2, 1), world=FAILING)
     assert np.isinf(ttft_s(play(env, RoundRobin(), seed=3).ledger)).any()
-    assert not np.isinf(ttft_s(play(env, Clairvoyant(RoundRobin(), max_placed=100), seed=3).ledger)).any()
+    assert not np.isinf(
+        ttft_s(play(env, Clairvoyant({"rule": RoundRobin()}, max_placed=100), seed=3).ledger)
+    ).any()
 
 
 def test_what_cannot_be_foreseen_is_refused():
     with pytest.raises(ValueError, match="mean_time_to_failure_s"):
-        Clairvoyant(LlmdTokenLoad()).foresee(tiny_env(8, world=World(mean_time_to_failure_s=10.0)), 0)
+        Clairvoyant({"rule": LlmdTokenLoad()}).foresee(
+            tiny_env(8, world=World(mean_time_to_failure_s=10.0)), 0
+        )
     with pytest.raises(RuntimeError, match="foresee"):
-        Clairvoyant(LlmdTokenLoad()).reset(np.random.default_rng(0))
+        Clairvoyant({"rule": LlmdTokenLoad()}).reset(np.random.default_rng(0))
     with pytest.raises(ValueError, match="max_placed is 0"):
-        Clairvoyant(LlmdTokenLoad(), max_placed=0)
+        Clairvoyant({"rule": LlmdTokenLoad()}, max_placed=0)

@@ -80,7 +80,7 @@ def test_the_teacher_routes_the_first_round_and_the_student_the_others(make_env,
 
 
 def test_one_that_foresees_routes_all_its_episodes_and_its_plan_is_the_lesson(make_env):
-    teacher = Clairvoyant(LeastInFlight(), max_placed=120)
+    teacher = Clairvoyant({"rule": LeastInFlight()}, max_placed=120)
     with closing(make_env(0)) as env:
         ledger = play(env, teacher, 5).ledger
         lessons = taught(env, teacher, LeastInFlight(), 5)
@@ -91,7 +91,7 @@ def test_one_that_foresees_routes_all_its_episodes_and_its_plan_is_the_lesson(ma
 
 def test_the_clairvoyant_is_imitated(make_env, tmp_path):
     agent = make_imitation(
-        Clairvoyant(LeastInFlight(), max_placed=40), total_timesteps=80, round_timesteps=40
+        Clairvoyant({"rule": LeastInFlight()}, max_placed=40), total_timesteps=80, round_timesteps=40
     )
     learn(agent, make_env, tmp_path)
     assert agent.policy(tmp_path)
