@@ -52,11 +52,11 @@ class Scenario(NamedTuple):
 
         Raises:
             ConfigError: The scenario has no rate for this load, the split is none that is compared on, or a
-                setting is none that there is, or the scenario's own.
+                setting is none that there is, or the scenario's split or load.
         """
         if split not in COMPARED:
             raise ConfigError(f"split: {split!r} is none of {', '.join(COMPARED)}")
-        if "scenario" in (settings or {}):  # another load or split would go by the name of this one
+        if {"split", "load"} & set((settings or {}).get("scenario", {})):  # it would go by this one's name
             raise ConfigError(
                 "settings.scenario: choose a load by scenarios=NAME@LOAD, and streams by split="
             )

@@ -143,7 +143,8 @@ def test_a_learner_learns_in_training_and_is_measured_in_the_scenario(tmp_path):
     assert "home: 3.25" in card
     taught = checkpoint.load(tmp_path / "here" / "teacher" / CHECKPOINT)
     assert taught["num_decisions"] == 60
-    run = train(configured("train", tmp_path / "run", *world[:1], *short[:1], "agent=marginal_delay"))
+    trained = [world[0], "scenario.split=train", short[0], "agent=marginal_delay"]
+    run = train(configured("train", tmp_path / "run", *trained))
     again = distilled(tmp_path / "there", *world, *students, f"run={run}")
     assert again["teacher"] == "marginal_delay"
     assert again["policies"]["dynamo_cost"] == summary["policies"]["dynamo_cost"]  # the same streams
