@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agents.bound.episode import Episode, Planned, play_plan, require_emulated
+from agents.bound.episode import Planned, play_plan, require_emulated
 from agents.bound.floor import least_mean_ttft_s
 from agents.bound.search import Search
 from agents.hyperparameters import check_counts, check_range
 from agents.per_router import per_router
 from agents.policy import Decision, Policy
-from envs.emulator.cluster import EmulatedCluster
 from envs.feedback import Feedback
 from envs.observation import Observation
 from envs.routing import RoutingEnv
@@ -56,11 +55,10 @@ class Clairvoyant:
         rules: Name -> what it may begin with; learners are rules too. The one of least mean TTFT also decides
             where the plan cannot be followed: about requests that failed and come again, and in closed loop
             where an instance is masked by then.
-        max_placed: How often one search looks for the best place of a request, in all. One plan is built from
-            nothing by a sweep over all requests, another is the best rule's; further sweeps improve each as
-            long as they gain ``min_gain``. What is left goes to the better one: to windows of requests in a
-            row, drawn at random, of which a random share is taken out of the plan first, or sent anywhere;
-            what comes of it is kept if it helps.
+        max_placed: How often one search looks for the best place of a request, in all. A first sweep over
+            all requests builds a plan from nothing, others improve it as long as they gain ``min_gain``. What
+            is left goes to windows of requests in a row, drawn at random, of which a random share is taken
+            out of the plan first, or sent anywhere; what comes of it is kept if it helps.
         min_gain: Share of the mean TTFT.
         window: Requests in such a window.
         lookahead: First tokens that a move is judged by, see ``Search``.
@@ -108,7 +106,7 @@ class Clairvoyant:
         best = first
         rng = np.random.default_rng(np.random.SeedSequence((seed, 2)))  # neither the stream's nor a policy's
         for _ in range(self._max_rounds):
-            found = self._search(cluster, best, rng)
+            found = self._search(Search(cluster, best, self._lookahead, self._num_candidates), rng)
             played = play_plan(env, seed, best._replace(instances=found.plan).plan, begin())
             is_foreseen = np.array_equal(played.ttft_s, found.ttft_s)
             if played.cost_s >= best.cost_s:
@@ -120,19 +118,14 @@ class Clairvoyant:
         floor_s = least_mean_ttft_s(cluster, best, env.workload.closed_loop)
         self.bracket = Bracket(floor_s, best.cost_s, first.cost_s)
 
-    def _search(self, cluster: EmulatedCluster, episode: Episode, rng: np.random.Generator) -> Search:
-        num_requests = len(episode.requests)
-        from_nothing, from_episode = (
-            Search(cluster, episode, self._lookahead, self._num_candidates) for _ in range(2)
-        )
-        from_nothing.build()
+    def _search(self, search: Search, rng: np.random.Generator) -> Search:
+        num_requests = len(search.plan)
+        search.improve(range(num_requests))
         num_left = self._max_placed - num_requests
-        for search, num_kept in ((from_nothing, num_left // 2), (from_episode, 0)):
-            while num_left - num_kept >= num_requests:
-                num_left -= num_requests
-                if search.improve() < self._min_gain:
-                    break
-        search = min(from_nothing, from_episode, key=lambda each: each.cost_s)
+        while num_left >= num_requests:
+            num_left -= num_requests
+            if search.improve() < self._min_gain:
+                break
         window = min(self._window, num_requests)
         while num_left >= window:
             num_left -= window

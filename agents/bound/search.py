@@ -110,7 +110,7 @@ class Search:
         """Look for a better place of each request from ``first`` to before ``stop``, by default all.
 
         Args:
-            numbers: Requests that lose their place in the plan before.
+            numbers: Requests that lose their place in the plan before. If all do, it is built from nothing.
             rng: Draws them another place; none: they have none until their turn comes.
             first: See above.
             stop: See above.
@@ -123,26 +123,16 @@ class Search:
         if len(changed):
             self.plan[changed] = NONE if rng is None else [self._any(number, rng) for number in changed]
             self._play()
-        self._sweep(first, len(self._requests) if stop is None else stop)
-        if self.cost_s >= cost_s:
-            self.plan, self.ttft_s = before, ttft_s
-        return 1.0 - self.cost_s / cost_s
-
-    def build(self) -> None:
-        """Build the plan anew, from nothing, whatever comes of it."""
-        self.plan[:] = NONE
-        self._play()
-        self._sweep(0, len(self._requests))
-
-    def _sweep(self, first: int, stop: int) -> None:
-        """Look for a better place of each request from ``first`` to before ``stop``, and play the plan."""
         self._begin()
-        for number in range(stop):
+        for number in range(len(self._requests) if stop is None else stop):
             if number < first:
                 self._keep(number)
             else:
                 self._place(number)
         self._play()
+        if self.cost_s >= cost_s:
+            self.plan, self.ttft_s = before, ttft_s
+        return 1.0 - self.cost_s / cost_s
 
     def _play(self) -> None:
         """Play the plan."""
