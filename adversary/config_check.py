@@ -8,6 +8,7 @@ from adversary.scenario import Scenario
 from adversary.world.stream import AttackedStream, stream_rng
 from adversary.world.threat import WorldThreat
 from agents.cells import build_policy
+from agents.config import check_seeds
 from conf.build import ConfigError, build
 
 
@@ -24,8 +25,7 @@ def check(scenario: Scenario) -> None:
         if config[key] not in victims:
             raise ConfigError(f"{key}: {config[key]!r} is none of the policies ({', '.join(victims)})")
     seeds = list(config.seeds)
-    if len(set(seeds)) != len(seeds) or not seeds or min(seeds) < 0:
-        raise ConfigError(f"seeds: {seeds} must be different whole numbers from 0, at least one")
+    check_seeds(seeds)
     if config.attack_seed in seeds or config.attack_seed < 0:
         raise ConfigError(
             f"attack_seed: {config.attack_seed} must not be negative, nor one of seeds, {seeds}: an attack is"

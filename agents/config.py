@@ -5,6 +5,7 @@ Nodes of type ``Any`` describe components and are checked by ``conf.build`` agai
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -14,6 +15,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 import conf
 from agents.run_directory import folder_name
+from conf.build import ConfigError
 
 
 @dataclass
@@ -241,6 +243,12 @@ class DistillConfig:
     reward: Any = MISSING
     world: Any = None
     scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise ``ConfigError`` unless they are different whole numbers from 0, at least one."""
+    if len(set(seeds)) != len(seeds) or not seeds or min(seeds) < 0:
+        raise ConfigError(f"seeds: {list(seeds)} must be different whole numbers from 0, at least one")
 
 
 def has_scenario(config: DictConfig) -> bool:

@@ -31,7 +31,7 @@ from omegaconf import DictConfig
 from agents import cells
 from agents.build_env import build_env
 from agents.cells import Cell, build_policy
-from agents.config import register
+from agents.config import check_seeds, register
 from agents.defences.defence import is_learned
 from agents.files import read_json, write, write_json, write_parquet
 from agents.keys import key_of, world_of
@@ -111,8 +111,7 @@ def _check(config: DictConfig) -> None:
         raise ConfigError("policies: there are none; add one with +agent@policies.NAME=OPTION")
     if config.reference not in names:
         raise ConfigError(f"reference: {config.reference!r} is none of the policies ({', '.join(names)})")
-    if len(set(config.seeds)) != len(config.seeds) or not config.seeds or min(config.seeds) < 0:
-        raise ConfigError(f"seeds: {list(config.seeds)} must be different whole numbers from 0, at least one")
+    check_seeds(config.seeds)
     if config.num_workers < 1 or not config.window_s > 0 or not config.warmup_s >= 0:
         raise ConfigError(
             f"num_workers ({config.num_workers}) must be at least 1, window_s ({config.window_s}) more than 0"

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from agents import cells
 from agents.build_env import build_env
 from agents.cells import Cell, build_policy
-from agents.config import register
+from agents.config import check_seeds, register
 from agents.fidelity_report import html_page, markdown_table
 from agents.files import write, write_json, write_parquet
 from agents.likeness import Worlds, latencies, paired, prefix_hits, ranking
@@ -105,8 +105,7 @@ def _check(config: DictConfig) -> None:
     """Refuse what would only fail after a while."""
     if not config.policies:
         raise ConfigError("policies: there are none; add one with +agent@policies.NAME=OPTION")
-    if len(set(config.seeds)) != len(config.seeds) or not config.seeds or min(config.seeds) < 0:
-        raise ConfigError(f"seeds: {list(config.seeds)} must be different whole numbers from 0, at least one")
+    check_seeds(config.seeds)
     if not config.warmup_s >= 0:
         raise ConfigError(f"warmup_s: {config.warmup_s} must not be negative")
     traits = []

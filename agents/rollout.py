@@ -135,10 +135,15 @@ def play(env: RoutingEnv, policy: Policy, seed: int, recorder: Recorder | None =
 
     One that foresees does so before; it stands for all routers.
     """
-    num_learned = 0 if learns(policy) else None
     if isinstance(policy, Foreseeing):
         policy.foresee(env, seed)
-    else:
+    return play_foreseen(env, policy, seed, recorder)
+
+
+def play_foreseen(env: RoutingEnv, policy: Policy, seed: int, recorder: Recorder | None = None) -> Rollout:
+    """``play`` of a policy that has foreseen the stream of ``seed``, if it is one that does."""
+    num_learned = 0 if learns(policy) else None
+    if not isinstance(policy, Foreseeing):
         policy = per_router(policy, env)
     policy.reset(policy_rng(seed))
     if recorder is not None:

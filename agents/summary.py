@@ -13,6 +13,8 @@ NOTABLE_OVERLAP = 0.05
 """Share of requests that two streams may have in common without a word."""
 NOTABLE_LAG_S = 0.05
 """How late a live cluster may be sent a request without a word."""
+FAILED = "Requests failed: latencies are of those served, and the order is by SLO met."
+"""Note of a table."""
 FAILURES = {"num_failed": "failed", "num_retries": "retries"}
 """Figures, means per stream, that have a column of the table where they are not 0, and its heading."""
 COMPARED = ("ttft_mean_s", "ttft_p50_s", "ttft_p90_s", "ttft_p99_s", "tpot_mean_s", "e2e_mean_s")
@@ -117,7 +119,7 @@ def markdown_table(summary: dict[str, Any], timing: pd.DataFrame) -> str:
         f"Those that arrived in the first {summary['warmup_s']:g} s are routed and not counted.",
     ]
     if "num_failed" in failures:
-        notes.append("Requests failed: latencies are of those served, and the order is by SLO met.")
+        notes.append(FAILED)
     overlap = summary["greatest_overlap"]
     if overlap and overlap["frac_shared"] > NOTABLE_OVERLAP:
         notes.append(

@@ -33,7 +33,7 @@ from omegaconf import DictConfig, OmegaConf
 from agents.build_env import build_env
 from agents.cells import build_policy
 from agents.comparison import relative_difference
-from agents.config import has_scenario, register
+from agents.config import check_seeds, has_scenario, register
 from agents.defences.defence import innermost
 from agents.files import write_json, write_parquet
 from agents.keys import digest, key_of, world_of
@@ -113,8 +113,7 @@ def _check(config: DictConfig) -> Space:
             f"num_trials ({config.num_trials}) must be at least 2, warmup_s ({config.warmup_s}) not negative"
             f" and checkpoint_every ({config.checkpoint_every}) at least 1"
         )
-    if len(set(config.seeds)) != len(config.seeds) or not config.seeds or min(config.seeds) < 0:
-        raise ConfigError(f"seeds: {list(config.seeds)} must be different whole numbers from 0, at least one")
+    check_seeds(config.seeds)
     _check_split(config)
     with closing(build_env(config)) as env:
         if not env.cluster.repeatable:

@@ -31,7 +31,7 @@ from agents.benchmark.report import report
 from agents.benchmark.scenario import Scenario, select
 from agents.benchmark.standings import Kind
 from agents.cells import Cell, build_policy
-from agents.config import register_policy_group
+from agents.config import check_seeds, register_policy_group
 from agents.defences.defence import innermost, is_learned
 from agents.evaluate import WORLD
 from agents.policy import Trainable
@@ -56,8 +56,8 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"reference: {config.reference} is none of {', '.join(config.policies)}")
     if config.bound_seeds is not None and BOUND not in config.policies:
         raise ConfigError(f"bound_seeds: there is no policy {BOUND}; leave it out, or add that")
-    if (seeds := config.seeds) is not None and (not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0):
-        raise ConfigError(f"seeds: {list(seeds)} must be different whole numbers from 0, at least one")
+    if config.seeds is not None:
+        check_seeds(config.seeds)
     constants = tuned.load(config.tuned) if config.tuned is not None else {}
     directory = Path(config.directory)
     runs: dict[Scenario, DictConfig] = {}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agents import markdown
+from agents.summary import FAILED
 
 COMPARED = {"ttft_mean_s": "mean TTFT", "ttft_p99_s": "P99"}
 
@@ -24,7 +25,7 @@ def text(summary: Mapping[str, Any]) -> str:
         if figure in relative and relative[figure][0] >= 0.0:
             notes.append(f"{teacher} has no lower {words} than {best}: of that there is no gain to keep.")
     if any(figures["num_failed"][0] for figures in summary["policies"].values()):
-        notes.append("Requests failed: latencies are of those served, and the order is by SLO met.")
+        notes.append(FAILED)
     parts = [
         f"{name}, {student['num_nodes']} nodes:\n\n```\n{student['rule']}```\n"
         for name, student in students.items()

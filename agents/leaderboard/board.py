@@ -17,6 +17,7 @@ import pandas as pd
 
 from agents.comparison import Estimate, mean_over_seeds, relative_difference
 from agents.leaderboard.runs import Run, Settings
+from agents.summary import FAILED
 
 RANKED = ("ttft_mean_s", "ttft_p99_s")
 """Figures with intervals, and with a difference to the yardstick."""
@@ -31,8 +32,6 @@ SHOWN = (
 )
 """Figures whose means over seeds are shown."""
 OF_WINDOW = ["policy", "seed", "window_begins_at_s"]
-FAILED = "Requests failed: latencies are of those served, and the order is by SLO met."
-"""Note of a column."""
 MAX_TOLD = 3
 """Settings that a world's name may tell."""
 

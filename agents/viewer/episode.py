@@ -15,15 +15,14 @@ from omegaconf import DictConfig
 from agents import cells
 from agents.build_env import build_env
 from agents.cells import Cell, build_policy
-from agents.policy import Foreseeing, Policy
+from agents.policy import Foreseeing
 from agents.recording import recorder_of
-from agents.rollout import LEDGER_COLUMNS, finish, play, policy_rng, replay
+from agents.rollout import LEDGER_COLUMNS, play_foreseen
 from agents.viewer.fleet_over_time import STATUSES, FleetOverTime, Watched
 from conf.build import ConfigError
 from envs.cluster import Cluster
 from envs.emulator.cluster import EmulatedCluster
 from envs.emulator.disturbed import UP
-from envs.live.recorder import Recorder
 from envs.live.recording import HEADER, Recording, matrix
 from envs.observation import (
     FRAC_KV_CACHE_USAGE,
@@ -33,7 +32,6 @@ from envs.observation import (
     NUM_WAITING,
     REQUEST_FEATURES,
 )
-from envs.routing import RoutingEnv
 
 NOBODY = -1
 """Stands for a decision that there is not."""
@@ -82,7 +80,7 @@ def replayed(config: DictConfig, directory: Path, cell: Cell, num_looks: int) ->
             if isinstance(policy, Foreseeing):  # which asks the cluster itself; nobody watches its tries
                 policy.foresee(env, cell.seed)
             env.cluster = cast(Cluster, watched)
-            played = _played(env, policy, cell.seed, recorder)
+            played = play_foreseen(env, policy, cell.seed, recorder).ledger
         watched.look()  # once more, when all is over
         if difference := _first_difference(ledger, played):
             raise ValueError(
@@ -173,15 +171,6 @@ def _scraped(decisions: pd.DataFrame, instances: NDArray[np.float32]) -> FleetOv
         np.full(shape, STATUSES.index(UP)),
         np.ones(shape),
     )
-
-
-def _played(env: RoutingEnv, policy: Policy, seed: int, recorder: Recorder) -> pd.DataFrame:
-    """The ledger, as ``agents.rollout.play`` has it, of a policy that has foreseen what it can foresee."""
-    if not isinstance(policy, Foreseeing):
-        return play(env, policy, seed, recorder).ledger
-    policy.reset(policy_rng(seed))
-    recorder.begin_episode(seed)
-    return finish(env, policy, replay(env, seed, (), ()), None, recorder).ledger
 
 
 def _end_s(ledger: pd.DataFrame) -> float:
