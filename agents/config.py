@@ -116,8 +116,8 @@ class BenchmarkConfig:
     split: str = MISSING
     policies: dict[str, Any] = field(default_factory=dict)
     trained: dict[str, str] = field(default_factory=dict)
-    tuned: Optional[str] = None  # noqa: UP045 (OmegaConf's own form)
-    reference: Optional[str] = None  # noqa: UP045
+    tuned: Any = None
+    reference: Optional[str] = None  # noqa: UP045 (OmegaConf's own form)
     seeds: Optional[list[int]] = None  # noqa: UP045
     bound_seeds: Optional[list[int]] = None  # noqa: UP045
     settings: Any = None

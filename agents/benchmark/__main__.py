@@ -19,6 +19,8 @@ whose trace is not there is left out, and said to be. All but the decision times
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +60,12 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"bound_seeds: there is no policy {BOUND}; leave it out, or add that")
     if config.seeds is not None:
         check_seeds(config.seeds)
-    constants = tuned.load(config.tuned) if config.tuned is not None else {}
+    files = _files_of(config)
     directory = Path(config.directory)
     runs: dict[Scenario, DictConfig] = {}
     left_out: dict[str, str] = {}
     for scenario in select(config.scenarios):
-        run = _run_of(config, scenario, constants)
+        run = _run_of(config, scenario, files)
         if reason := _missing_trace(run):
             left_out[str(scenario)] = reason
             print(f"{scenario} is left out: {reason}")
@@ -85,9 +87,12 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     for _ in run_jobs(cells.make, jobs, config.num_workers, "streams"):
         pass
     without = {
-        name: [str(each) for each in runs if tuned.constants_of(constants, each, name) is None]
+        tuned.listed_as(str(name), word): [
+            str(each) for each in runs if tuned.constants_of(constants, each, name) is None
+        ]
+        for word, constants in files.items()
         for name in config.policies
-        if constants and kinds[name] == "rule"
+        if kinds[name] == "rule"
     }
     about = {
         "version": int(next(iter(runs.values())).scenario.version),
@@ -102,22 +107,31 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     return summary
 
 
-def _run_of(config: DictConfig, scenario: Scenario, constants: tuned.Constants) -> DictConfig:
+def _files_of(config: DictConfig) -> dict[str, tuned.Constants]:
+    """What the files of tuned constants hold."""
+    given = config.tuned
+    plain: Any = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
+    return tuned.files_of(plain)
+
+
+def _run_of(config: DictConfig, scenario: Scenario, files: Mapping[str, tuned.Constants]) -> DictConfig:
     """The config of a scenario's evaluation, with the policies that are to run."""
     run = scenario.config(config.split, config.settings)
     run.directory = str(Path(config.directory) / str(scenario))
     nodes = {str(name): OmegaConf.to_container(node) for name, node in config.policies.items()}
-    run.policies = tuned.with_tuned(nodes, constants, scenario)
+    run.policies = tuned.with_tuned(nodes, files, scenario)
     run.reference = next(iter(run.policies))
     run.num_workers = config.num_workers
-    run.trained = _trained_of(config, run, scenario)
+    run.trained = _trained_of(config, run, scenario, list(files))
     if config.seeds is not None:
         run.seeds = list(config.seeds)
     return run
 
 
-def _trained_of(config: DictConfig, run: DictConfig, scenario: Scenario) -> dict[str, str]:
-    """Policy -> directory of its training run for a scenario.
+def _trained_of(
+    config: DictConfig, run: DictConfig, scenario: Scenario, words: Sequence[str]
+) -> dict[str, str]:
+    """Policy -> directory of its training run for a scenario; ``words`` as of ``tuned.files_of``.
 
     What is tuned and goes on learning begins with what was learned by the default constants, unless it has a
     run of its own; one whose training was tuned must have one.
@@ -126,15 +140,19 @@ def _trained_of(config: DictConfig, run: DictConfig, scenario: Scenario) -> dict
         str(name): folder.replace("SCENARIO", scenario.name).replace("LOAD", str(scenario.load))
         for name, folder in config.trained.items()
     }
+    known = {
+        *config.policies,
+        *(tuned.listed_as(str(name), word) for name in config.policies for word in words),
+    }
     for name in folders:
-        if name not in config.policies and name.removesuffix(tuned.SUFFIX) not in config.policies:
+        if name not in known:
             raise ConfigError(
                 f"trained.{name}: {name} is none of the policies ({', '.join(config.policies)})"
             )
-    for name, folder in list(folders.items()):
-        node = run.policies.get(name + tuned.SUFFIX)
+    for name, word in product(list(folders), words):
+        node = run.policies.get(listed := tuned.listed_as(name, word))
         if node is not None and not isinstance(innermost(build(node, f"policies.{name}")), Trainable):
-            folders.setdefault(name + tuned.SUFFIX, folder)
+            folders.setdefault(listed, folders[name])
     return {name: folder for name, folder in folders.items() if name in run.policies}
 
 

@@ -134,11 +134,9 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
     untuned = summary["without_tuned_constants"]
     everywhere = [name for name, scenarios in untuned.items() if len(scenarios) == len(summary["scenarios"])]
     if everywhere:
-        notes.append(f"No tuned constants for {', '.join(everywhere)}: they ran with their own alone.")
+        notes.append(f"There is no {', '.join(everywhere)}: these rules were not tuned so.")
     for name in [name for name in untuned if name not in everywhere]:
-        notes.append(
-            f"No tuned constants for {name} in {', '.join(untuned[name])}: it ran with its own there."
-        )
+        notes.append(f"There is no {name} in {', '.join(untuned[name])}: the rule was not tuned so there.")
     return notes
 
 

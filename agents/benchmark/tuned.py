@@ -7,6 +7,9 @@
 Scenario -> policy -> setting -> value. A scenario without a load stands for all its loads that have no entry
 of their own for the policy. Policies are named as in the benchmark's ``policies``, settings as in that
 policy's YAML, nested ones with dots. Beside its scenarios the file may hold ``about``: how it was made.
+
+There may be several files, such as one of constants for the mean and one for the tail. Each has a word, that
+the names of what it tunes end in: ``{"tuned": ..., "tuned_p99": ...}``.
 """
 
 from __future__ import annotations
@@ -22,11 +25,30 @@ from agents.benchmark.scenario import Scenario, names
 from agents.files import read_json
 from conf.build import ConfigError
 
-SUFFIX = "_tuned"
-"""Of the name under which a tuned policy is listed, beside the same with its default constants."""
+WORD = "tuned"
+"""Of a file that is given alone."""
 ABOUT = "about"
 
 Constants = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def files_of(tuned: str | Mapping[str, str] | None) -> dict[str, Constants]:
+    """Word -> what its file holds, of the setting ``tuned``: a file, or word -> file, or None for none.
+
+    Raises:
+        ConfigError: It is none of these, or as by ``load``.
+    """
+    if tuned is None:
+        return {}
+    files = {WORD: tuned} if isinstance(tuned, str) else tuned
+    if not isinstance(files, Mapping) or not all(isinstance(path, str) for path in files.values()):
+        raise ConfigError(f"tuned: {tuned} is neither a file nor WORD -> file, such as {{tuned: tuned.json}}")
+    return {str(word): load(path) for word, path in files.items()}
+
+
+def listed_as(policy: str, word: str = WORD) -> str:
+    """The name under which a tuned policy is listed, beside the same with its default constants."""
+    return f"{policy}_{word}"
 
 
 def load(path: str | Path) -> Constants:
@@ -59,30 +81,39 @@ def constants_of(constants: Constants, scenario: Scenario, policy: str) -> Mappi
     return None
 
 
-def with_tuned(policies: Mapping[str, Any], constants: Constants, scenario: Scenario) -> dict[str, Any]:
-    """The policies, each that was tuned in this scenario also with those constants, as ``<name>_tuned``.
+def with_tuned(
+    policies: Mapping[str, Any], files: Mapping[str, Constants], scenario: Scenario
+) -> dict[str, Any]:
+    """The policies, each that was tuned in this scenario also with those constants, as ``<name>_<word>``.
 
     Args:
         policies: Name -> plain node of the config.
-        constants: What ``load`` read.
+        files: What ``files_of`` read.
         scenario: Where they are to route.
 
     Raises:
         ConfigError: A setting is none of the policy's; names both.
     """
-    result = dict(policies)
+    result: dict[str, Any] = {}
     for name, node in policies.items():
-        settings = constants_of(constants, scenario, name)
-        if settings is None:
-            continue
-        if name + SUFFIX in policies:
-            raise ConfigError(f"policies.{name + SUFFIX}: the tuned {name} has this name; choose another")
-        tuned = OmegaConf.create(node)
-        OmegaConf.set_struct(tuned, True)
-        for setting, value in settings.items():
-            try:
-                OmegaConf.update(tuned, setting, value)
-            except OmegaConfBaseException as error:
-                raise ConfigError(f"tuned: {scenario}: {name} has no setting {setting!r}") from error
-        result[name + SUFFIX] = OmegaConf.to_container(tuned)
+        result[name] = node
+        for word, constants in files.items():
+            settings = constants_of(constants, scenario, name)
+            if settings is None:
+                continue
+            if (listed := listed_as(name, word)) in policies:
+                raise ConfigError(f"policies.{listed}: the tuned {name} has this name; choose another")
+            result[listed] = _with_settings(name, node, settings, scenario)
     return result
+
+
+def _with_settings(name: str, node: Any, settings: Mapping[str, Any], scenario: Scenario) -> Any:
+    """A policy's node with settings laid over it."""
+    tuned = OmegaConf.create(node)
+    OmegaConf.set_struct(tuned, True)
+    for setting, value in settings.items():
+        try:
+            OmegaConf.update(tuned, setting, value)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"tuned: {scenario}: {name} has no setting {setting!r}") from error
+    return OmegaConf.to_container(tuned)

@@ -248,7 +248,7 @@ def _with_tuned(config: DictConfig, policies: DictConfig) -> dict[str, Any]:
     scenarios = select(config.tuned_for)
     if len(scenarios) != 1:
         raise ConfigError(f"tuned_for: {config.tuned_for} is several of the scenarios; write NAME@LOAD")
-    return tuned.with_tuned(plain, tuned.load(config.tuned), scenarios[0])
+    return tuned.with_tuned(plain, tuned.files_of(config.tuned), scenarios[0])
 
 
 def _check_names(config: DictConfig, teacher: str, rules: Mapping[str, Any]) -> None:

@@ -112,14 +112,14 @@ def test_tuned_constants_run_beside_the_defaults_and_what_has_none_is_told(tmp_p
     assert set(summary["scenarios"]["equal@60"]["means"]) == tuned_names
     assert set(summary["scenarios"]["throttled@80"]["means"]) == {"llmd_affinity", "vllm_dp"}
     assert summary["without_tuned_constants"] == {
-        "llmd_affinity": ["throttled@80"],
-        "vllm_dp": ["throttled@80"],
+        "llmd_affinity_tuned": ["throttled@80"],
+        "vllm_dp_tuned": ["throttled@80"],
     }
     config = configured("benchmark", tmp_path / "run", names)
-    node = _run_of(config, Scenario("equal", 60), tuned.load(path)).policies
+    node = _run_of(config, Scenario("equal", 60), tuned.files_of(str(path))).policies
     assert node["vllm_dp_tuned"].waiting_weight == 9.0
     assert node["vllm_dp"].waiting_weight == 4.0
-    assert "vllm_dp_tuned" not in _run_of(config, Scenario("equal", 80), tuned.load(path)).policies
+    assert "vllm_dp_tuned" not in _run_of(config, Scenario("equal", 80), tuned.files_of(str(path))).policies
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,27 @@ def test_file_of_constants_that_does_not_fit_is_named(tmp_path, written, message
     with pytest.raises(ConfigError, match=message):
         run(tmp_path / "run", SLICE, "policy=[vllm_dp]", f"tuned={path}")
     assert not (tmp_path / "run").exists()
+
+
+def test_constants_for_the_mean_and_for_the_tail_run_side_by_side(tmp_path):
+    paths = [tmp_path / "tuned.json", tmp_path / "tail.json"]
+    for path, weight in zip(paths, (9.0, 2.0), strict=True):
+        path.write_text(json.dumps({"equal": {"vllm_dp": {"waiting_weight": weight}}}))
+    paths[1].write_text(json.dumps({"equal": {"vllm_dp": {"waiting_weight": 2.0}, "random": {}}}))
+    both = f"tuned={{tuned:{paths[0]},tuned_p99:{paths[1]}}}"
+    asked = "scenarios=[equal@60]", "policy=[vllm_dp,random]"
+    summary = run(tmp_path / "run", *asked, both)
+    listed = ["random", "random_tuned_p99", "vllm_dp", "vllm_dp_tuned", "vllm_dp_tuned_p99"]
+    assert sorted(summary["scenarios"]["equal@60"]["means"]) == listed
+    assert summary["without_tuned_constants"] == {"random_tuned": ["equal@60"]}
+    told = (tmp_path / "run" / "table.md").read_text()
+    assert "There is no random_tuned: these rules were not tuned so." in told
+    held = tuned.files_of({"tuned": str(paths[0]), "tuned_p99": str(paths[1])})
+    node = _run_of(configured("benchmark", tmp_path, *asked, both), Scenario("equal", 60), held).policies
+    assert node["vllm_dp_tuned"].waiting_weight == 9.0
+    assert node["vllm_dp_tuned_p99"].waiting_weight == 2.0
+    with pytest.raises(ConfigError, match=r"tuned: \[3\] is neither a file nor WORD -> file"):
+        run(tmp_path / "none", *asked, "tuned=[3]")
 
 
 def test_a_rule_of_the_papers_is_held_against_all(tmp_path):
@@ -211,14 +232,14 @@ def test_what_was_trained_is_looked_for_by_scenario(tmp_path):
 
 def test_what_was_tuned_in_training_needs_a_training_run_of_its_own(tmp_path):
     policies = "policy=[linucb,maskable_ppo]", "+trained.linucb=a/SCENARIO", "+trained.maskable_ppo=b"
-    constants = {"equal": {"linucb": {"alpha": 3.0}, "maskable_ppo": {"learning_rate": 0.001}}}
-    run_config = _run_of(configured("benchmark", tmp_path, *policies), Scenario("equal", 80), constants)
+    files = {"tuned": {"equal": {"linucb": {"alpha": 3.0}, "maskable_ppo": {"learning_rate": 0.001}}}}
+    run_config = _run_of(configured("benchmark", tmp_path, *policies), Scenario("equal", 80), files)
     assert run_config.trained == {"linucb": "a/equal", "linucb_tuned": "a/equal", "maskable_ppo": "b"}
     with pytest.raises(ConfigError, match=r"policies.maskable_ppo_tuned: it must be trained before"):
         build_policy(run_config, "maskable_ppo_tuned")
     own = configured("benchmark", tmp_path, *policies, "+trained.maskable_ppo_tuned=c/SCENARIO")
-    assert _run_of(own, Scenario("equal", 80), constants).trained["maskable_ppo_tuned"] == "c/equal"
-    assert "maskable_ppo_tuned" not in _run_of(own, Scenario("azure", 80), constants).trained
+    assert _run_of(own, Scenario("equal", 80), files).trained["maskable_ppo_tuned"] == "c/equal"
+    assert "maskable_ppo_tuned" not in _run_of(own, Scenario("azure", 80), files).trained
 
 
 def test_what_was_not_trained_for_one_of_the_scenarios_is_told_before_anything_is_played(tmp_path):
