@@ -17,6 +17,8 @@ The benchmark takes those of many searches in one file (``tuned=``)::
 
     python -m agents.tuning.tuned runs/tune tuned.json
     python -m agents.tuning.tuned runs/tune tuned.json --all-loads --same scrape_1s=equal
+
+which says under ``about`` what all was made small (``objective``).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from agents.benchmark.tuned import ABOUT
 from agents.files import read_json, write_json
 from agents.program import program
 from agents.tuning.space import Settings
@@ -51,22 +54,29 @@ def load(path: Path) -> dict[str, Any]:
     return held
 
 
-def load_all(folder: Path) -> dict[str, dict[str, Settings]]:
-    """What it was tuned for -> agent -> settings, of every ``tuned.json`` below a folder.
+def load_all(folder: Path) -> tuple[dict[str, dict[str, Settings]], str]:
+    """What it was tuned for -> agent -> settings, of every ``tuned.json`` below a folder, and their objective.
 
     Raises:
-        ValueError: there is none, or two are of the same agent for the same.
+        ValueError: there is none, two are of the same agent for the same, or of different objectives.
     """
     found: dict[str, dict[str, Settings]] = {}
+    objective = ""
     for path in sorted(folder.rglob(NAME)):
         held = load(path)
+        if objective not in ("", held["objective"]):
+            raise ValueError(
+                f"{path}: tuned for {held['objective']}, others below {folder} for {objective};"
+                " gather those of one objective, from a folder of their own"
+            )
+        objective = str(held["objective"])
         agents = found.setdefault(held["tuned_for"], {})
         if held["agent"] in agents:
             raise ValueError(f"{path}: {held['agent']} was tuned for {held['tuned_for']} twice; delete one")
         agents[held["agent"]] = held["settings"]
     if not found:
         raise ValueError(f"{folder}: there is no {NAME} below it; make one by python -m agents.tune")
-    return found
+    return found, objective
 
 
 def for_all_loads(found: dict[str, dict[str, Settings]]) -> dict[str, dict[str, Settings]]:
@@ -114,9 +124,9 @@ def main() -> None:
     )
     given = parser.parse_args()
     with program(parser.prog):
-        found = load_all(given.folder)
+        found, objective = load_all(given.folder)
         found = for_all_loads(found) if given.all_loads else found
-        write_json(given.file, with_same(found, given.same))
+        write_json(given.file, {ABOUT: {"objective": objective}, **with_same(found, given.same)})
 
 
 if __name__ == "__main__":

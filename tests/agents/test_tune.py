@@ -150,7 +150,10 @@ def test_what_it_writes_is_plain_and_the_same_each_time(tmp_path):
 
 
 def test_many_searches_make_one_file_for_the_benchmark(tmp_path, monkeypatch):
-    held = dict.fromkeys(tuned.KEYS) | {"settings": {"imbalance": 3.0, "training.rate": 0.1}}
+    held = dict.fromkeys(tuned.KEYS) | {
+        "settings": {"imbalance": 3.0, "training.rate": 0.1},
+        "objective": "ttft_p99_s",
+    }
     for scenario, agent in (("equal@80", "a"), ("equal@80", "b"), ("prefix_50", "a")):
         path = tmp_path / "runs" / f"{scenario}-{agent}" / tuned.NAME
         path.parent.mkdir(parents=True)
@@ -158,8 +161,15 @@ def test_many_searches_make_one_file_for_the_benchmark(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["tuned", str(tmp_path / "runs"), str(tmp_path / "tuned.json")])
     tuned.main()
     settings = held["settings"]
-    expected = {"equal@80": {"a": settings, "b": settings}, "prefix_50": {"a": settings}}
+    expected = {
+        "about": {"objective": "ttft_p99_s"},
+        "equal@80": {"a": settings, "b": settings},
+        "prefix_50": {"a": settings},
+    }
     assert json.loads((tmp_path / "tuned.json").read_text()) == expected
+    path.write_text(json.dumps(held | {"tuned_for": "x", "agent": "a", "objective": "ttft_mean_s"}))
+    with pytest.raises(ValueError, match=r"tuned for ttft_mean_s, others below .* for ttft_p99_s; gather"):
+        tuned.load_all(tmp_path / "runs")
     path.write_text(json.dumps(held | {"tuned_for": "equal@80", "agent": "a"}))
     with pytest.raises(ValueError, match=r"a was tuned for equal@80 twice; delete one"):
         tuned.load_all(tmp_path)
