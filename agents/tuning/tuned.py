@@ -55,7 +55,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_all(folder: Path) -> tuple[dict[str, dict[str, Settings]], str]:
-    """What it was tuned for -> agent -> settings, of every ``tuned.json`` below a folder, and their objective.
+    """What it was tuned for -> agent -> settings, of every ``tuned.json`` below a folder; the objective.
 
     Raises:
         ValueError: there is none, two are of the same agent for the same, or of different objectives.

@@ -121,8 +121,11 @@ def test_standings_of_policies_that_differ_by_known_factors():
         value, low, high = mine["against_best_rule"]
         assert value == pytest.approx(np.mean(STREAM * 0.8 * NOISE) / STREAM.mean() - 1)
         assert low < value < high < -0.15
-        assert mine["gap_closed"][0] == pytest.approx(0.4, abs=0.02)
-        assert standing["policies"]["bad"]["gap_closed"][0] == pytest.approx(-1.0)
+        if figure == "ttft_mean_s":
+            assert mine["gap_closed"][0] == pytest.approx(0.4, abs=0.02)
+            assert standing["policies"]["bad"]["gap_closed"][0] == pytest.approx(-1.0)
+        else:  # the bound was searched for the least mean
+            assert "gap_closed" not in mine
         assert standing["policies"]["bad"]["p_of_winner"] < 1e-6
         assert "p_of_winner" not in mine
         assert "against_best_rule" not in standing["policies"]["good"]
