@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -28,8 +28,6 @@ class Lessons:
     """``[num_decisions, num_request_features]``."""
     num_instances: NDArray[np.int64]
     """Rows of each decision, at least one, ``[num_decisions]``."""
-    named: dict[str, Array] = field(default_factory=dict, repr=False)
-    """See ``View``."""
 
     def __len__(self) -> int:
         return len(self.requests)

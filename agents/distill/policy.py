@@ -35,7 +35,6 @@ class _Decision:
     """The candidates of one decision, as a rule looks at them."""
 
     def __init__(self, candidates: Candidates) -> None:
-        self.named: dict[str, Any] = {}
         self._instances = candidates.instances
         self._request = candidates.request.astype(np.float64)
 

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from agents.distill.basis import FADED_TTFT
 from agents.distill.evaluation import compiled
-from agents.distill.expression import Branch, Feature, Number
+from agents.distill.expression import INSTANCE_COLUMNS, Branch, Feature, Number
 from agents.distill.policy import Distilled
-from tests.agents.distill.rules import FORMULA, TREE, by_python, distilled, lessons_of, rules, seen
+from tests.agents.distill.rules import FADING, FORMULA, TREE, by_python, distilled, lessons_of, rules, seen
+from tests.agents.heuristics.test_conformance import observations
 
 
 def test_a_formula_by_hand(observe):
@@ -68,6 +69,30 @@ def test_all_ways_to_compute_a_rule_agree(rule, seed):
     in_python = [by_python(rule, look) for look in looks]
     np.testing.assert_allclose(np.concatenate(one_by_one), at_once, rtol=1e-9, atol=1e-6)
     np.testing.assert_allclose(np.concatenate(in_python), at_once, rtol=1e-9, atol=1e-6)
+
+
+def manifold(num_tested):
+    """A tree that tests so many features, each once."""
+    rule = Number(0.0)
+    for number, name in enumerate(list(INSTANCE_COLUMNS)[:num_tested]):
+        rule = Branch(Feature(name), 2.0 * number, Number(1.0 + number), rule)
+    return rule
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [FORMULA, FADING, TREE, manifold(5), manifold(16)],  # the last too manifold to be looked up
+    ids=["formula", "fading", "tree", "looked up", "computed"],
+)
+def test_a_decision_is_that_of_the_python_text_to_the_last_bit(rule):
+    rng, policy = np.random.default_rng(0), distilled(rule)
+    for look in (observations(rng, num_instances=16, coarse=number % 2 == 0) for number in range(200)):
+        decision, valid = policy.act(look), look["mask"] == 1
+        costs = np.array(by_python(rule, look))
+        is_least = costs == costs.min()
+        assert (decision.scores[valid] == -costs).all()
+        assert (decision.propensities[valid] == is_least / is_least.sum()).all()
+        assert decision.propensities[decision.instance] > 0.0
 
 
 @settings(max_examples=30, deadline=None)
