@@ -31,8 +31,10 @@ reference:  ## Keep the last demo's table and picture as those that the README s
 	cp runs/demo/evaluation/table.md runs/demo/evaluation/summary.json runs/demo/evaluation/ttft_over_time.png \
 	  runs/reference/demo/
 
+DISTILLED := mooncake lodestar azure fast_slow
+DISTILLED_ATTACKED := mooncake lodestar
 distill: $(VENV)/.installed  ## Distil what learns online in four of RouteBench's scenarios to readable rules (half an hour).
-	for scenario in mooncake lodestar azure fast_slow; do \
+	for scenario in $(DISTILLED); do \
 	  $(BIN)/python -m agents.distill experiment=bench/$$scenario policy=marginal_delay name=distill/$$scenario \
 	    tuned=runs/reference/routebench/tuned.json tuned_for=$$scenario@80 \
 	    'seeds=$${scenario.seeds.test}' 'warmup_s=$${scenario.warmup_s}' num_rounds=2 num_taught=4000 \
@@ -49,16 +51,16 @@ distill-demo: $(VENV)/.installed  ## Distil what make demo trained before, and L
 	done
 
 distill-attack: $(VENV)/.installed  ## Attack two teachers, and play what was found on the rules distilled from them (minutes).
-	for scenario in mooncake lodestar; do \
+	for scenario in $(DISTILLED_ATTACKED); do \
 	  $(BIN)/python -m adversary.report experiment=robustness/distilled_$$scenario || exit 1; \
 	done
 
 reference-distill:  ## Keep the last distillation, and the last attack on it, as those that the README shows.
 	mkdir -p runs/reference/distill
-	for scenario in mooncake lodestar azure fast_slow; do \
+	for scenario in $(DISTILLED); do \
 	  cp runs/distill/$$scenario/distill/table.md runs/reference/distill/$$scenario.md || exit 1; \
 	done
-	for scenario in mooncake lodestar; do \
+	for scenario in $(DISTILLED_ATTACKED); do \
 	  cp runs/distilled_$$scenario/robustness/table.md runs/reference/distill/$${scenario}_attacked.md || exit 1; \
 	done
 
