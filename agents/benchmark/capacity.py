@@ -104,7 +104,7 @@ def rates_of(capacity_per_s: float) -> dict[str, float]:
     return {str(load): float(f"{load / 100 * capacity_per_s:.3g}") for load in LOADS}
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="benchmark")
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="capacity")
 def main(config: DictConfig) -> None:
     """Run the program; without a policy it tries the rules of ``experiment=capacity``."""
     with program("agents.benchmark.capacity"):

@@ -62,7 +62,7 @@ def _shown(mean: Estimate) -> str:
     return f"{mean.value:.3f}{interval}"
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="evaluate")
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="bound")
 def main(config: DictConfig) -> None:
     """Run the program."""
     with program("agents.bound"):

@@ -452,12 +452,22 @@ def test_error_is_one_line_and_status_2(tmp_path):
     assert errors.startswith("routegym-train: agent.epsilonn: ")
 
 
-@pytest.mark.parametrize("program", ["train", "evaluate"])
-def test_help(program):
-    process = start(f"agents.{program}", "--help")
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        ("agents.train", "routegym-train"),
+        ("agents.evaluate", "routegym-evaluate"),
+        ("agents.benchmark", "python -m agents.benchmark"),
+        ("agents.benchmark.capacity", "python -m agents.benchmark.capacity"),
+        ("agents.bound", "python -m agents.bound"),
+    ],
+)
+def test_help(program, name):
+    process = start(program, "--help")
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0
-    assert f"routegym-{program}" in output
+    assert output.startswith(f"{name}: ")
+    assert f"\n  {name} " in output  # an example
     assert "workload: " in output
 
 
