@@ -22,11 +22,13 @@ class RuleMixture:
 
     Every rule gives its probabilities ξ of the instances. The mixture's are p = (1 - γ) Σ w ξ + γ / n over
     the n instances that may be chosen. An outcome at instance i says of a rule's loss, without bias,
-    ``ξ_i / p_i * min(ttft / max_ttft, 1)`` (EXP4: Auer, Cesa-Bianchi, Freund and Schapire 2002). The
-    weights are those of follow the regularised leader with entropy, ``w ∝ exp(-η (L + m))``, L being the
-    sum of all losses so far and m a guess of the next one: 0, as in EXP4, or the last one (optimistic FTRL:
-    Rakhlin and Sridharan 2013). Outcomes come late, so that regret grows with the delay; and a rule is
-    judged on a fleet that the mixture has loaded, not on the one that it would have made.
+    ``ξ_i / p_i * min(ttft / max_ttft, 1)`` (EXP4: Auer, Cesa-Bianchi, Freund and Schapire 2002). A request
+    that failed, or never had a first token, counts as the greatest loss: left out it would be no loss at all,
+    and the mixture would turn to the rule whose requests fail. The weights are those of follow the
+    regularised leader with entropy, ``w ∝ exp(-η (L + m))``, L being the sum of all losses so far and m a
+    guess of the next one: 0, as in EXP4, or the last one (optimistic FTRL: Rakhlin and Sridharan 2013).
+    Outcomes come late, so that regret grows with the delay; and a rule is judged on a fleet that the mixture
+    has loaded, not on the one that it would have made.
 
     Args:
         rules: Heuristics, by name.
@@ -106,16 +108,16 @@ class RuleMixture:
             instance, ratios = self._pending.pop(feedback.decision_id, (-1, None))
             if ratios is None:
                 self._counters["unknown_feedback"] += 1
-            elif feedback.failure or not np.isfinite(feedback.ttft_s):
-                self._counters["failed_feedback"] += 1
             elif feedback.instance != instance:
                 self._counters["redirected_feedback"] += 1
             else:
-                self._last = ratios * min(feedback.ttft_s / self.max_ttft_s, 1.0)
+                is_failed = bool(feedback.failure) or not np.isfinite(feedback.ttft_s)
+                self._counters["failed_feedback"] += is_failed
+                self._last = ratios * (1.0 if is_failed else min(feedback.ttft_s / self.max_ttft_s, 1.0))
                 self._losses += self._last
 
     def counters(self) -> Mapping[str, int]:
-        """Feedback that was not learned from and decisions forgotten, since reset."""
+        """Feedback of failed requests or that was not learned from, and decisions forgotten, since reset."""
         return dict(self._counters)
 
     def state(self) -> dict[str, Any]:

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,40 @@ def test_the_better_rule_takes_over_and_back():
             policy.observe([outcome(number, decision, ttft_s)])
             number += 1
         assert policy.weights[better] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("ttft_s", "failure"),
+    [(math.nan, "connection refused"), (2.0, "instance failed"), (math.nan, "")],
+    ids=["never begun", "broken off", "no first token"],
+)
+def test_a_failed_request_costs_the_greatest_loss(ttft_s, failure):
+    policy = make(learning_rate=1.0, exploration=0.0, max_ttft_s=10.0)
+    decision = policy.act(look(np.random.default_rng(0), num_instances=4))
+    policy.observe([outcome(0, decision, ttft_s, failure)])
+    losses = np.zeros(2)
+    losses[decision.instance] = 1.0 / 0.5  # either rule was as likely
+    np.testing.assert_allclose(policy.weights, np.exp(-losses) / np.exp(-losses).sum())
+    assert policy.counters()["failed_feedback"] == 1
+
+
+def test_a_rule_that_sends_where_requests_fail_is_left():
+    policy = make(learning_rate=0.2)
+    seen = look(np.random.default_rng(0), num_instances=4)
+    for number in range(200):
+        decision = policy.act(seen)
+        is_down = decision.instance == 0
+        policy.observe([outcome(number, decision, math.nan if is_down else 1.0, "instance failed" * is_down)])
+    assert policy.weights[0] < 0.01
+
+
+def test_what_another_instance_failed_at_is_charged_to_nobody():
+    policy = make()
+    decision = policy.act(look(np.random.default_rng(0), num_instances=4))
+    elsewhere = decision._replace(instance=(decision.instance + 1) % 4)
+    policy.observe([outcome(0, elsewhere, math.nan, "instance failed")])
+    np.testing.assert_array_equal(policy.weights, 0.5)
+    assert policy.counters()["redirected_feedback"] == 1
 
 
 def test_optimism_expects_the_last_loss_again():
