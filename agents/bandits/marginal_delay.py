@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from agents.bandits.checkpoint import check_header, header, pack_rng, require_rng, unpack_rng
 from agents.bandits.choice import best_instances, pick, share_of_best
+from agents.bandits.held_tokens import held_tokens_of
 from agents.bandits.nonnegative_model import NonnegativeModel
 from agents.bandits.pace import Pace
 from agents.bandits.pending import PendingDecisions
@@ -170,9 +171,10 @@ class MarginalDelay:
     def _costs(self, instances: Any, request: Any, pace: Any) -> Any:
         """What the request costs everybody on each instance, seconds, ``[num_valid]``."""
         matched = request[NUM_PROMPT_TOKENS] - instances[:, NUM_UNCACHED_TOKENS]
-        turnovers = turnovers_of(instances)
+        held = held_tokens_of(instances)
+        turnovers = turnovers_of(instances, held)
         cached = matched * self.survival.share(turnovers)
-        terms = terms_of(load_of(instances, request[NUM_PROMPT_TOKENS], cached))
+        terms = terms_of(load_of(instances, held, request[NUM_PROMPT_TOKENS], cached))
         parts = [weight * term for weight, term in zip(self.model.weights.tolist(), terms, strict=True)]
         own_s, wait_s = pace * sum(parts[:NUM_OWN]), pace * sum(parts[NUM_OWN:])
         speed = np.maximum(instances[:, PREFILL_TOKENS_PER_S], 1.0) / pace
@@ -203,14 +205,15 @@ class MarginalDelay:
         values = decode(row)
         instance, num_prompt_tokens = values[None, : len(INSTANCE_FEATURES)], values[_NUM_PROMPT_TOKENS]
         matched = max(num_prompt_tokens - instance[0, NUM_UNCACHED_TOKENS], 0.0)
-        turnovers = float(turnovers_of(instance)[0])
+        held = held_tokens_of(instance)
+        turnovers = float(turnovers_of(instance, held)[0])
         if feedback is None:
             cached = matched * float(self.survival.share(np.float64(turnovers)))
         else:
             cached = float(feedback.num_cached_tokens)
             if matched >= 1.0:
                 self.survival.update(turnovers, min(cached / matched, 1.0))
-        terms = terms_of(load_of(instance, num_prompt_tokens, cached))
+        terms = terms_of(load_of(instance, held, num_prompt_tokens, cached))
         terms_s = np.array([np.ravel(term)[0] for term in terms])
         ttft_s = min(ttft_s, self.max_ttft_s)
         if feedback is not None and self._pace is not None:

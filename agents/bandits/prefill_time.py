@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agents.bandits.held_tokens import held_tokens_of
 from envs.observation import (
     DECODE_STEP_S,
     NUM_IN_FLIGHT,
@@ -84,6 +83,7 @@ class Load(NamedTuple):
     num_prompts_ahead: Any
     num_decoding_tokens: Any
     num_held_tokens: Any
+    """By the requests under way (``held_tokens``)."""
     num_kv_cache_tokens: Any
     throughput_tokens_per_s: Any
     num_unseen: Any
@@ -91,8 +91,11 @@ class Load(NamedTuple):
     decode_step_s: Any
 
 
-def load_of(instances: Any, num_prompt_tokens: Any, num_cached_tokens: Any) -> Load:
-    """The load that raw features ``[num_instances, num_instance_features]`` show; arrays may be traced."""
+def load_of(instances: Any, num_held_tokens: Any, num_prompt_tokens: Any, num_cached_tokens: Any) -> Load:
+    """The load that raw features ``[num_instances, num_instance_features]`` show; arrays may be traced.
+
+    The others are as in ``Load``.
+    """
     return Load(
         np.maximum(instances[:, PREFILL_TOKENS_PER_S], 1.0),
         num_prompt_tokens,
@@ -101,7 +104,7 @@ def load_of(instances: Any, num_prompt_tokens: Any, num_cached_tokens: Any) -> L
         instances[:, NUM_IN_FLIGHT_PREFILL_TOKENS],
         np.maximum(instances[:, NUM_IN_FLIGHT_PREFILLS], 1.0),
         instances[:, NUM_IN_FLIGHT_DECODE_TOKENS],
-        held_tokens_of(instances),
+        num_held_tokens,
         np.maximum(instances[:, NUM_KV_CACHE_TOKENS], 1.0),
         instances[:, RECENT_TOKENS_PER_S],
         unseen_of(instances),

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.bandits.held_tokens import held_tokens_of
 from agents.hyperparameters import check_positive
 from envs.observation import NUM_KV_CACHE_TOKENS, PREFIX_AGE_S, RECENT_TOKENS_PER_S
 
@@ -24,13 +23,15 @@ LEAST_FREE = 0.1
 """Share of the cache that is taken to be free for prefixes at least."""
 
 
-def turnovers_of(instances: Any) -> Any:
+def turnovers_of(instances: Any, num_held_tokens: Any) -> Any:
     """How often the cache was turned over since the match was last used, ``[num_instances]``.
 
-    ``instances`` are raw features ``[num_instances, num_instance_features]``, and may be traced.
+    Args:
+        instances: Raw features, ``[num_instances, num_instance_features]``; these and the next may be traced.
+        num_held_tokens: By the requests under way (``held_tokens``), ``[num_instances]``.
     """
     capacity = np.maximum(instances[:, NUM_KV_CACHE_TOKENS], 1.0)
-    free = np.maximum(capacity - held_tokens_of(instances), LEAST_FREE * capacity)
+    free = np.maximum(capacity - num_held_tokens, LEAST_FREE * capacity)
     return instances[:, PREFIX_AGE_S] * instances[:, RECENT_TOKENS_PER_S] / free
 
 

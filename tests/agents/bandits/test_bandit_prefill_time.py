@@ -1,5 +1,6 @@
 import numpy as np
 
+from agents.bandits.held_tokens import held_tokens_of
 from agents.bandits.prefill_time import NUM_OWN, TERMS, load_of, terms_of
 from envs import observation as table
 
@@ -12,7 +13,7 @@ def instance(**features):
 
 
 def terms(instances, num_prompt_tokens, num_cached_tokens):
-    values = terms_of(load_of(instances, num_prompt_tokens, num_cached_tokens))
+    values = terms_of(load_of(instances, held_tokens_of(instances), num_prompt_tokens, num_cached_tokens))
     return {name: float(np.ravel(value)[0]) for name, value in zip(TERMS, values, strict=True)}
 
 

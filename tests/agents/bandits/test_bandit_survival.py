@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from agents.bandits.held_tokens import held_tokens_of
 from agents.bandits.survival import Survival, turnovers_of
 from envs import observation as table
 
@@ -13,12 +14,12 @@ def test_turnovers_computed_by_hand():
     instances[:, table.PREFIX_AGE_S] = 15
     instances[:, table.NUM_IN_FLIGHT_DECODE_TOKENS] = 30_000
     instances[:, table.NUM_IN_FLIGHT_PREFILL_TOKENS] = 10_000
-    np.testing.assert_allclose(turnovers_of(instances), [0.5, 0.0])
+    np.testing.assert_allclose(turnovers_of(instances, held_tokens_of(instances)), [0.5, 0.0])
     instances[:, table.NUM_IN_FLIGHT_DECODE_TOKENS] = 300_000  # more than there is: a tenth is taken as free
-    np.testing.assert_allclose(turnovers_of(instances), [3.0, 0.0])
+    np.testing.assert_allclose(turnovers_of(instances, held_tokens_of(instances)), [3.0, 0.0])
     instances[:, table.FRAC_KV_CACHE_USAGE] = 0.3  # prefixes that are shared, as its gauge tells
     instances[:, table.NUM_TOKENS_SENT_SINCE_SCRAPE] = 20_000
-    np.testing.assert_allclose(turnovers_of(instances), [0.6, 0.0])
+    np.testing.assert_allclose(turnovers_of(instances, held_tokens_of(instances)), [0.6, 0.0])
 
 
 def test_the_prior_says_where_half_is_left():
