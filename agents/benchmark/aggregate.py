@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from agents.benchmark.standings import SIGNIFICANT
 from agents.comparison import Estimate, bootstrap
 
 Floats = NDArray[np.float64]
@@ -47,19 +48,22 @@ def verdict(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``num_scenarios``; ``num_better`` and ``num_worse``: with the interval clear of zero, or worse because
-        it served nobody on one of the streams; ``worst``: the greatest difference and its scenario;
-        ``median_gap_closed``: of the means over seeds, None without a bound.
+        it served nobody on one of the streams; ``num_ahead``: ahead of every rule, corrected for their
+        number; ``worst``: the greatest difference and its scenario; ``median_gap_closed``: of the means over
+        seeds, None without a bound.
     """
     differences = {name: row["against_best_rule"] for name, row in rows.items() if "against_best_rule" in row}
     known = {name: each for name, each in differences.items() if None not in each}
     values = {name: np.inf if each[0] is None else each[0] for name, each in differences.items()}
     worst = max(values, key=lambda name: values[name], default=None)
     shares = [row["gap_closed"][0] for row in rows.values() if row.get("gap_closed", [None])[0] is not None]
+    chances = [row.get("p_of_rules") for row in rows.values()]
     return {
         "num_scenarios": len(rows),
         "num_better": sum(high < 0 for _, _, high in known.values()),
         "num_worse": sum(low > 0 for _, low, _ in known.values())
         + sum(value is None for value, _, _ in differences.values()),
+        "num_ahead": sum(p is not None and p <= SIGNIFICANT for p in chances),
         "worst": None if worst is None else [worst, differences[worst][0]],
         "median_gap_closed": float(np.median(shares)) if shares else None,
     }

@@ -2,7 +2,9 @@
 
 The best rule is the one with the least mean over these very streams, for each figure its own: chosen with
 hindsight, it is the hardest to beat. Differences and shares are of means over seeds, their intervals those
-of the paired bootstrap (``agents.comparison``). A winner is named among all policies but the bound;
+of the paired bootstrap (``agents.comparison``). ``p_of_rules`` says of what learns how likely so great a
+lead over every rule is by chance: the greatest p by Holm's correction for as many comparisons as there are
+rules. A winner is named among all policies but the bound;
 ``p_of_winner`` says of each other policy how likely so great a distance to the winner is by chance, by Holm's
 correction for as many comparisons as there are other policies; 1 where it is no distance behind the winner,
 because the test, which takes all streams alike, sees the other ahead of the one whose mean is least.
@@ -48,8 +50,8 @@ def standings(results: pd.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, Any
         ``seeds``; ``means``: policy -> figure -> mean over seeds; and each of ``FIGURES`` ->
         ``best_rule`` (None without one), ``winner``, ``winner_is_certain`` (corrected, at ``SIGNIFICANT``),
         ``policies``: name, the best first -> ``mean`` and ``against_best_rule`` as ``[value, low, high]``,
-        ``p_of_winner``, ``gap_closed`` (of ``OF_BOUND`` alone): the share of the way from the best rule to
-        the bound, on the bound's seeds, where there is a bound and it is better.
+        ``p_of_winner``, ``p_of_rules`` (of what learns), ``gap_closed`` (of ``OF_BOUND`` alone): the share of
+        the way from the best rule to the bound, on the bound's seeds, where there is one and it is better.
     """
     tables = {
         str(name): rows.set_index("seed").sort_index() for name, rows in results.groupby("policy", sort=False)
@@ -98,6 +100,8 @@ def _standings(
             gap = _row(share_of_gap_closed(own[seeds], values[best][seeds], bound))
             if gap[0] is not None:
                 row["gap_closed"] = gap
+        if kinds[name] == "learned" and (rules := [each for each in order if kinds[each] == "rule"]):
+            row["p_of_rules"] = _plain(float(np.max(holm([_p_behind(values[each], own) for each in rules]))))
         if name in corrected:
             row["p_of_winner"] = _plain(corrected[name])
         policies[name] = row

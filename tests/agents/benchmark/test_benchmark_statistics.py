@@ -84,7 +84,7 @@ def test_performance_profile_is_a_distribution_function():
 
 def test_verdict_counts_intervals_clear_of_zero():
     rows = {
-        "a@80": {"against_best_rule": [-0.2, -0.3, -0.1], "gap_closed": [0.8, 0.7, 0.9]},
+        "a@80": {"against_best_rule": [-0.2, -0.3, -0.1], "gap_closed": [0.8, 0.7, 0.9], "p_of_rules": 0.01},
         "b@80": {"against_best_rule": [-0.1, -0.3, 0.1], "gap_closed": [0.2, 0.1, 0.3]},
         "c@80": {"against_best_rule": [0.04, 0.01, 0.1], "gap_closed": [0.4, 0.1, 0.3]},
         "d@80": {},
@@ -93,6 +93,7 @@ def test_verdict_counts_intervals_clear_of_zero():
         "num_scenarios": 4,
         "num_better": 1,
         "num_worse": 1,
+        "num_ahead": 1,
         "worst": ["c@80", 0.04],
         "median_gap_closed": 0.4,
     }
@@ -128,6 +129,9 @@ def test_standings_of_policies_that_differ_by_known_factors():
             assert "gap_closed" not in mine
         assert standing["policies"]["bad"]["p_of_winner"] < 1e-6
         assert "p_of_winner" not in mine
+        against = [p_value(STREAM, STREAM * 0.8 * NOISE), p_value(1.5 * STREAM, STREAM * 0.8 * NOISE)]
+        assert mine["p_of_rules"] == max(holm(against))
+        assert "p_of_rules" not in standing["policies"]["bad"]
         assert "against_best_rule" not in standing["policies"]["good"]
     json.dumps(told, allow_nan=False)
 
