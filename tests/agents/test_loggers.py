@@ -7,11 +7,15 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
+from agents.evaluate import evaluate
 from agents.loggers.silent import Silent
 from agents.loggers.weights_and_biases import WeightsAndBiases
 from agents.run_directory import folder_name
+from agents.train import train
 from conf.build import ConfigError, build
+from tests.agents.test_programs import TINY, configured, tiny_evaluation
 
+RULES = ["+agent@policies.random=random", "reference=random"]
 CONFIG = {"_target_": "agents.loggers.weights_and_biases.WeightsAndBiases", "project": "p", "mode": "offline"}
 
 
@@ -54,6 +58,27 @@ def test_offline_run_is_kept_in_the_run_directory(tmp_path, monkeypatch, connect
     expected = {"columns": ["policy", "seed", "ttft_mean_s"], "data": [["random", 0, 0.75]]}
     assert json.loads(table.read_text()) == expected
     assert {path.name for path in tmp_path.iterdir()} == {"run", "home"}
+    with pytest.raises(BlockingIOError):
+        connections.accept()
+
+
+def test_a_training_run_and_an_evaluation_are_kept(tmp_path, monkeypatch, connections):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    train(
+        configured("train", tmp_path / "trained", *TINY, "agent=linucb", "total_timesteps=40", "logger=wandb")
+    )
+    evaluate(tiny_evaluation(tmp_path / "evaluated", "logger=wandb", *RULES))
+    told = {
+        "trained": {b"linucb", b"ttft_mean_s", b"learner.npz"},
+        "evaluated": {b"ttft_mean_s", b"results.parquet"},
+    }
+    for name, of in told.items():
+        kept = tmp_path / name
+        (log,) = kept.glob("wandb/offline-run-*/run-*.wandb")
+        deadline = monotonic() + 20.0
+        while not all(text in log.read_bytes() for text in of) and monotonic() < deadline:
+            sleep(0.02)
+        assert all(text in log.read_bytes() for text in of)
     with pytest.raises(BlockingIOError):
         connections.accept()
 
