@@ -51,7 +51,8 @@ def standings(results: pd.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, Any
         ``best_rule`` (None without one), ``winner``, ``winner_is_certain`` (corrected, at ``SIGNIFICANT``),
         ``policies``: name, the best first -> ``mean`` and ``against_best_rule`` as ``[value, low, high]``,
         ``p_of_winner``, ``p_of_rules`` (of what learns), ``gap_closed`` (of ``OF_BOUND`` alone): the share of
-        the way from the best rule to the bound, on the bound's seeds, where there is one and it is better.
+        the way from the best rule to the bound, on the bound's seeds, where there is one; and ``beaten_by``:
+        who did better there than the plan that was to be the bound, so that there is none.
     """
     tables = {
         str(name): rows.set_index("seed").sort_index() for name, rows in results.groupby("policy", sort=False)
@@ -86,6 +87,9 @@ def _standings(
     best = best_rule(values, kinds)
     bound = next((values[name] for name in order if has_bound and kinds[name] == "bound"), None)
     racing = [name for name in order if kinds[name] != "bound"]
+    beaten_by: list[str] = []
+    if bound is not None:
+        beaten_by = [name for name in racing if values[name][bound.index].mean() < bound.mean()]
     winner, others = racing[0], racing[1:]
     p_values = holm([_p_behind(values[name], values[winner]) for name in others])
     corrected = dict(zip(others, p_values, strict=True))
@@ -95,7 +99,7 @@ def _standings(
         row: dict[str, Any] = {"kind": kinds[name], "mean": _row(mean_over_seeds(own))}
         if best is not None and name != best:
             row["against_best_rule"] = _row(relative_difference(own, values[best][own.index]))
-        if best is not None and bound is not None:
+        if best is not None and bound is not None and not beaten_by:
             seeds = bound.index
             gap = _row(share_of_gap_closed(own[seeds], values[best][seeds], bound))
             if gap[0] is not None:
@@ -108,6 +112,7 @@ def _standings(
     return {
         "best_rule": best,
         "winner": winner,
+        "beaten_by": beaten_by,
         "winner_is_certain": bool(others) and all(p <= SIGNIFICANT for p in corrected.values()),
         "policies": policies,
     }

@@ -153,6 +153,11 @@ def _scenario_notes(scenario: Mapping[str, Any]) -> list[str]:
             f"By {HEADINGS[figure]} {standings['winner']} {sure} ahead of every other policy at p = 0.05"
             " (paired t-test of logarithms, Holm's correction)."
         )
+    if beaten_by := scenario[OF_BOUND]["beaten_by"]:
+        notes.append(
+            f"There is no bound here: {', '.join(beaten_by)} did better than the clairvoyant's plan, on its"
+            " streams."
+        )
     notes.append(f"Requests: {'; '.join(scenario['workload_notes'])}.")
     if (overlap := scenario["greatest_overlap"]) and overlap["frac_shared"] > NOTABLE_OVERLAP:
         notes.append(

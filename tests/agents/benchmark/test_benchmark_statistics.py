@@ -136,6 +136,13 @@ def test_standings_of_policies_that_differ_by_known_factors():
     json.dumps(told, allow_nan=False)
 
 
+def test_a_plan_that_somebody_beats_is_no_bound():
+    standing = standings(results(good=1.0, bad=1.5, mine=0.8, clairvoyant=0.9), KINDS)["ttft_mean_s"]
+    assert standing["beaten_by"] == ["mine"]
+    assert all("gap_closed" not in row for row in standing["policies"].values())
+    assert standings(results(good=1.0, mine=0.9), KINDS)["ttft_mean_s"]["beaten_by"] == []
+
+
 def test_the_bound_may_be_on_some_of_the_streams():
     table = results(good=1.0, mine=0.8, clairvoyant=0.5)
     table.loc[(table.policy == "mine") & (table.seed > 2), list(FIGURES)] = np.repeat(
