@@ -120,6 +120,7 @@ class BenchmarkConfig:
     reference: Optional[str] = None  # noqa: UP045 (OmegaConf's own form)
     seeds: Optional[list[int]] = None  # noqa: UP045
     bound_seeds: Optional[list[int]] = None  # noqa: UP045
+    bound_scenarios: Any = MISSING
     settings: Any = None
     num_workers: int = MISSING
 

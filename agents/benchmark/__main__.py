@@ -79,7 +79,8 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
             build_policy(run, name)  # refuses what would only fail after a while
             if name not in kinds:
                 kinds[name] = _kind(run, name)
-    asked = {scenario: _asked_of(config, run) for scenario, run in runs.items()}
+    bounded = select(config.bound_scenarios)
+    asked = {scenario: _asked_of(config, run, scenario in bounded) for scenario, run in runs.items()}
     claim(config, ())
     jobs = []
     for scenario, run in runs.items():
@@ -99,6 +100,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         "split": config.split,
         "reference": config.reference,
         "bound_seeds": None if config.bound_seeds is None else list(config.bound_seeds),
+        "without_bound": [str(each) for each in runs if BOUND in config.policies and each not in bounded],
         "left_out": left_out,
         "without_tuned_constants": {name: scenarios for name, scenarios in without.items() if scenarios},
     }
@@ -156,12 +158,13 @@ def _trained_of(
     return {name: folder for name, folder in folders.items() if name in run.policies}
 
 
-def _asked_of(config: DictConfig, run: DictConfig) -> list[Cell]:
-    """The cells of a scenario: all policies on all seeds, but for the bound."""
+def _asked_of(config: DictConfig, run: DictConfig, is_bounded: bool) -> list[Cell]:
+    """The cells of a scenario: all policies on all seeds, but for the bound; that where it is asked for."""
     few = config.bound_seeds
     if few is not None and (not few or not set(few) <= set(run.seeds)):
         raise ConfigError(f"bound_seeds: {list(few)} must be some of the seeds, {list(run.seeds)}")
-    return [cell for cell in cells.wanted(run) if cell.policy != BOUND or few is None or cell.seed in few]
+    of_bound = set(run.seeds if few is None else few) if is_bounded else set()
+    return [cell for cell in cells.wanted(run) if cell.policy != BOUND or cell.seed in of_bound]
 
 
 def _missing_trace(run: DictConfig) -> str:

@@ -131,6 +131,8 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
             f"The bound was played on seeds {seeds} alone: its own means are of those, and so is all that it"
             " is compared by. It was searched for the least mean, and is no bound of P99."
         )
+    if summary["without_bound"]:
+        notes.append(f"The bound was not played in {', '.join(summary['without_bound'])}.")
     notes += [f"Left out, {name}: {reason}" for name, reason in summary["left_out"].items()]
     untuned = summary["without_tuned_constants"]
     everywhere = [name for name, scenarios in untuned.items() if len(scenarios) == len(summary["scenarios"])]

@@ -193,6 +193,15 @@ def test_the_clairvoyant_is_the_bound_and_no_winner(tmp_path):
     assert np.isclose(standing["policies"]["clairvoyant"]["gap_closed"][0], 1.0)
 
 
+def test_the_bound_is_played_where_it_is_asked_for(tmp_path):
+    asked = SLICE, "policy=[random]", *BOUNDED, "bound_seeds=[1]", "bound_scenarios=throttled"
+    summary = run(tmp_path, *asked)
+    assert [path.parts[-3] for path in tmp_path.glob("*/cells/clair*.parquet")] == ["throttled@80"]
+    assert "clairvoyant" not in summary["scenarios"]["equal@60"]["means"]
+    assert summary["without_bound"] == ["equal@60"]
+    assert "The bound was not played in equal@60." in (tmp_path / "table.md").read_text()
+
+
 @pytest.mark.filterwarnings("error")
 def test_without_a_rule_nothing_is_said_against_one(tmp_path):
     summary = run(tmp_path, "scenarios=[equal@60]", "policy=[linucb]")
