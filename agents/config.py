@@ -121,6 +121,7 @@ class BenchmarkConfig:
     seeds: Optional[list[int]] = None  # noqa: UP045
     bound_seeds: Optional[list[int]] = None  # noqa: UP045
     bound_scenarios: Any = MISSING
+    report: Optional[str] = None  # noqa: UP045
     settings: Any = None
     num_workers: int = MISSING
 

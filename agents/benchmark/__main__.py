@@ -12,6 +12,8 @@ directory then lie
   (``agents.benchmark.aggregate``);
 * ``table.md``, ``profiles.png``, ``against_best_rule.png``.
 
+Several slices of one benchmark share their cells: with ``report=NAME`` all but the cells lies in that folder.
+
 Rules are all policies that do not learn, but for one named ``clairvoyant``, which is the bound. A scenario
 whose trace is not there is left out, and said to be. All but the decision times in ``cells/*.json`` and
 ``table.md`` are the same bytes for the same config.
@@ -19,6 +21,7 @@ whose trace is not there is left out, and said to be. All but the decision times
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -44,6 +47,7 @@ from conf.build import ConfigError, build
 
 BOUND = "clairvoyant"
 """Name of the policy that knows the future: no router could be it."""
+FOLDER = re.compile(r"[\w-]+")
 
 
 def benchmark(config: DictConfig) -> dict[str, Any]:
@@ -60,6 +64,8 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"bound_seeds: there is no policy {BOUND}; leave it out, or add that")
     if config.seeds is not None:
         check_seeds(config.seeds)
+    if config.report is not None and not FOLDER.fullmatch(config.report):
+        raise ConfigError(f"report: {config.report!r} must be a folder's name, of letters, digits, - and _")
     files = _files_of(config)
     directory = Path(config.directory)
     runs: dict[Scenario, DictConfig] = {}
@@ -104,8 +110,9 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         "left_out": left_out,
         "without_tuned_constants": {name: scenarios for name, scenarios in without.items() if scenarios},
     }
-    summary = report(directory, {each: (runs[each], asked[each]) for each in runs}, kinds, about)
-    print(f"results: {directory}")
+    told = directory / (config.report or "")
+    summary = report(told, {each: (runs[each], asked[each]) for each in runs}, kinds, about)
+    print(f"results: {told}")
     return summary
 
 

@@ -36,8 +36,8 @@ def report(
     """Write all that is said of a benchmark whose cells are made; return the summary.
 
     Args:
-        directory: Of the benchmark, with a folder per scenario.
-        runs: The configs of their evaluations, and their cells.
+        directory: Where it is written.
+        runs: The configs of their evaluations, whose directories hold the cells, and the cells.
         kinds: Policy -> what it is.
         about: What else the summary shall say.
     """
@@ -47,7 +47,7 @@ def report(
         rows, sides = [], []
         streams: dict[int, pd.DataFrame] = {}
         for cell in of_run:
-            ledger, side = cells.read(directory / str(scenario), cell)
+            ledger, side = cells.read(Path(run.directory), cell)
             row = {"scenario": scenario.name, "load": scenario.load, "policy": cell.policy, "seed": cell.seed}
             rows.append(row | figures(ledger, side["num_instances"], run.warmup_s))
             streams.setdefault(cell.seed, requests_of(ledger))

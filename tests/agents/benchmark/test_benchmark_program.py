@@ -202,6 +202,19 @@ def test_the_bound_is_played_where_it_is_asked_for(tmp_path):
     assert "The bound was not played in equal@60." in (tmp_path / "table.md").read_text()
 
 
+def test_slices_share_cells_and_have_reports_of_their_own(tmp_path):
+    run(tmp_path, "scenarios=[equal@60]", "policy=[random]", "seeds=[0]")
+    whole, stamps = files(tmp_path, "config.yaml"), (tmp_path / "table.md").stat().st_mtime_ns
+    run(tmp_path, "scenarios=[equal@60]", "policy=[random]", "report=both")
+    assert len(list(tmp_path.glob("*/cells/*.parquet"))) == 2
+    assert len(pd.read_parquet(tmp_path / "both" / "results.parquet")) == 2
+    assert (tmp_path / "table.md").stat().st_mtime_ns == stamps
+    assert {path.name for path in (tmp_path / "both").iterdir()} >= {"table.md", "summary.json"}
+    assert whole.items() <= files(tmp_path, "config.yaml").items()
+    with pytest.raises(ConfigError, match=r"report: '\.\./x' must be a folder's name"):
+        run(tmp_path, "scenarios=[equal@60]", "policy=[random]", "report=../x")
+
+
 @pytest.mark.filterwarnings("error")
 def test_without_a_rule_nothing_is_said_against_one(tmp_path):
     summary = run(tmp_path, "scenarios=[equal@60]", "policy=[linucb]")
