@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo docs distill distill-demo distill-attack reference reference-distill reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router routebench routebench-bound routebench-fresh routebench-all tune-routebench tune-routebench-tail reference-routebench reliability memory many-routers served fuzz parity plugs sweeps golden lint types clean
+.PHONY: help demo check-demo docs distill distill-demo distill-attack reference reference-distill reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router routebench routebench-bound routebench-fresh routebench-loads routebench-all train-routebench tune-routebench tune-routebench-tail reference-routebench reliability memory many-routers served fuzz parity plugs sweeps golden lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -79,8 +79,8 @@ browser:  ## Install the browser in which the report is tested, where it is miss
 	  fi; \
 	fi
 
-test: $(VENV)/.installed browser  ## Run the tests.
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed browser  ## Run the tests, on as many as four cores.
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
@@ -140,24 +140,39 @@ WEAKER := aibrix_least_latency,aibrix_load_balance,aibrix_preble,cache_aware,dua
 LEARNED := marginal_delay
 LEARNING := thompson,linucb,lodestar,lodestar_quick,predicted_latency,optimistic_ftrl,exp4
 AT_80 := azure,dies_returns,equal@80,fast_slow@80,lodestar@80,mixed_64,mooncake@80,overload,prefix_10,prefix_30,prefix_50,prefix_70,routers_4,scrape_50ms,scrape_1s,scrape_10s,scrape_30s,servegen,shift_0_50,shift_5_50,throttled,weka
+OTHER_LOADS := equal@60,equal@95,fast_slow@60,fast_slow@95,lodestar@60,lodestar@95,mooncake@60,mooncake@95
+# The suite's ten test streams of each scenario, and ten more: P99 differs by a few percent, which ten do not show.
+FRESH := 10,11,12,13,14,15,16,17,18,19
+STREAMS := 0,1,2,3,4,5,6,7,8,9,$(FRESH)
 CONSTANTS := runs/reference/routebench/tuned
-BENCHMARK := -m agents.benchmark reference=aibrix_prefix 'tuned={tuned: $(CONSTANTS).json, tuned_p99: $(CONSTANTS)_p99.json}'
-routebench: $(VENV)/.installed  ## Run RouteBench at 80 % load: what learns against the ten strongest rules, six tuned too (an hour).
-	$(BIN)/python $(BENCHMARK) name=routebench policy=[$(STRONG),$(LEARNED)] scenarios=[$(AT_80)]
+BENCHMARK := -m agents.benchmark name=routebench reference=aibrix_prefix 'tuned={tuned: $(CONSTANTS).json, tuned_p99: $(CONSTANTS)_p99.json}'
+routebench: $(VENV)/.installed  ## Run RouteBench at 80 % load: what learns against the ten strongest rules, six tuned too (an hour and a half).
+	$(BIN)/python $(BENCHMARK) policy=[$(STRONG),$(LEARNED)] scenarios=[$(AT_80)] seeds=[$(STREAMS)]
 
-# What learns was made while the ten test streams of each scenario had been looked at; these five had not.
-routebench-fresh: $(VENV)/.installed  ## The same on streams that nobody has looked at, against the five strongest rules (half an hour).
-	$(BIN)/python -m agents.benchmark 'tuned={tuned: $(CONSTANTS).json, tuned_p99: $(CONSTANTS)_p99.json}' \
-	  name=routebench_fresh seeds=[10,11,12,13,14] scenarios=[$(AT_80)] \
-	  policy=[dynamo_cost,llmd_affinity,llmd_token_load,lmetric,slo_slack,$(LEARNED)]
+# What learns was made while the suite's ten test streams of each scenario had been looked at; these had not.
+routebench-fresh: $(VENV)/.installed  ## The same on the ten streams alone that nobody had looked at (half of it).
+	$(BIN)/python $(BENCHMARK) policy=[$(STRONG),$(LEARNED)] scenarios=[$(AT_80)] seeds=[$(FRESH)] report=fresh
+
+routebench-loads: $(VENV)/.installed  ## The same at 60 and 95 % load, in the four scenarios that have them, on ten streams (a quarter of an hour).
+	$(BIN)/python $(BENCHMARK) policy=[$(STRONG),$(LEARNED)] scenarios=[$(OTHER_LOADS)] report=loads
 
 # The bound takes minutes for a stream, where all others take seconds: one stream of each scenario. In weka's closed loop
 # it takes half an hour, since what is sent there follows from what was decided.
 routebench-bound: $(VENV)/.installed  ## The same with the bound, on one stream of each scenario (three hours more on one core).
-	$(BIN)/python $(BENCHMARK) name=routebench policy=[$(STRONG),$(LEARNED),clairvoyant] bound_seeds=[0] scenarios=[$(AT_80)]
+	$(BIN)/python $(BENCHMARK) policy=[$(STRONG),$(LEARNED),clairvoyant] bound_seeds=[0] scenarios=[$(AT_80)] seeds=[$(STREAMS)]
 
-routebench-all: $(VENV)/.installed  ## RouteBench with every rule and learner at all loads (many hours; it goes on where it was stopped).
-	$(BIN)/python $(BENCHMARK) name=routebench policy=[$(STRONG),$(WEAKER),$(LEARNED),$(LEARNING)]
+# SB3's PPO after imitating marginal_delay, for each scenario by itself.
+train-routebench: $(VENV)/.installed  ## Train PPO on each scenario of RouteBench (half an hour).
+	for world in $(subst $(comma), ,$(subst @80,,$(AT_80))); do \
+	  train="$(BIN)/routegym-train experiment=bench/$$world scenario.split=train name=routebench_rl/$$world"; \
+	  $$train agent=imitation && $$train agent=maskable_ppo total_timesteps=20480 agent.critic_timesteps=6144 \
+	    agent.warm_start=runs/routebench_rl/$$world/imitation-0 || exit 1; \
+	done
+
+routebench-all: train-routebench  ## RouteBench with every rule and learner at 80 % load, on ten streams (two hours more; it goes on where it was stopped).
+	$(BIN)/python $(BENCHMARK) policy=[$(STRONG),$(WEAKER),$(LEARNED),$(LEARNING),imitation,maskable_ppo] \
+	  +trained.imitation=runs/routebench_rl/SCENARIO/imitation-0 \
+	  +trained.maskable_ppo=runs/routebench_rl/SCENARIO/maskable_ppo-0 scenarios=[$(AT_80)] report=all
 
 TUNED := aibrix_prefix,dynamo_cost,llmd_affinity,llmd_weighted,slo_slack,smg_cache_aware
 TUNED_TAIL := dynamo_cost,llmd_affinity,slo_slack
@@ -185,7 +200,7 @@ reference-routebench:  ## Keep the last RouteBench as the one that the README sh
 	mkdir -p runs/reference/routebench
 	cp $(addprefix runs/routebench/benchmark/,table.md summary.json profiles.png against_best_rule.png) \
 	  runs/reference/routebench/
-	cp runs/routebench_fresh/benchmark/table.md runs/reference/routebench/fresh.md
+	for slice in fresh loads all; do cp runs/routebench/benchmark/$$slice/table.md runs/reference/routebench/$$slice.md; done
 
 reference-robustness:  ## Keep the last robustness results as those that the README shows.
 	mkdir -p runs/reference/robustness
