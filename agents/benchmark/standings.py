@@ -88,8 +88,9 @@ def _standings(
     bound = next((values[name] for name in order if has_bound and kinds[name] == "bound"), None)
     racing = [name for name in order if kinds[name] != "bound"]
     beaten_by: list[str] = []
-    if bound is not None:
-        beaten_by = [name for name in racing if values[name][bound.index].mean() < bound.mean()]
+    if bound is not None:  # who served nobody on one of its streams did no better
+        planned = bound.fillna(np.inf).mean()
+        beaten_by = [name for name in racing if values[name][bound.index].fillna(np.inf).mean() < planned]
     winner, others = racing[0], racing[1:]
     p_values = holm([_p_behind(values[name], values[winner]) for name in others])
     corrected = dict(zip(others, p_values, strict=True))

@@ -143,6 +143,17 @@ def test_a_plan_that_somebody_beats_is_no_bound():
     assert standings(results(good=1.0, mine=0.9), KINDS)["ttft_mean_s"]["beaten_by"] == []
 
 
+def test_who_served_nobody_on_the_hardest_stream_did_not_beat_the_bound():
+    table = results(good=1.0, mine=0.8, clairvoyant=0.75)
+    hardest = int(np.argmax(STREAM))
+    table.loc[(table.policy == "mine") & (table.seed == hardest), list(FIGURES)] = np.nan
+    mine, bound = (table[table.policy == name].ttft_mean_s for name in ("mine", "clairvoyant"))
+    assert mine.mean() < bound.mean()  # of the others
+    standing = standings(table, KINDS)["ttft_mean_s"]
+    assert standing["beaten_by"] == []
+    assert standing["policies"]["good"]["gap_closed"][0] == 0.0
+
+
 def test_the_bound_may_be_on_some_of_the_streams():
     table = results(good=1.0, mine=0.8, clairvoyant=0.5)
     table.loc[(table.policy == "mine") & (table.seed > 2), list(FIGURES)] = np.repeat(
