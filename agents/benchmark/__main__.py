@@ -33,7 +33,7 @@ from omegaconf import DictConfig, OmegaConf
 from agents import cells
 from agents.benchmark import tuned
 from agents.benchmark.report import report
-from agents.benchmark.scenario import Scenario, select
+from agents.benchmark.scenario import Scenario, patterns_of, select
 from agents.benchmark.standings import Kind
 from agents.cells import Cell, build_policy
 from agents.config import check_seeds, register_policy_group
@@ -60,8 +60,9 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"num_workers: {config.num_workers} must be at least 1")
     if config.reference is not None and config.reference not in config.policies:
         raise ConfigError(f"reference: {config.reference} is none of {', '.join(config.policies)}")
-    if config.bound_seeds is not None and BOUND not in config.policies:
-        raise ConfigError(f"bound_seeds: there is no policy {BOUND}; leave it out, or add that")
+    for setting, everywhere in (("bound_seeds", None), ("bound_scenarios", "all")):
+        if config[setting] != everywhere and BOUND not in config.policies:
+            raise ConfigError(f"{setting}: there is no policy {BOUND}; leave it out, or add that")
     if config.seeds is not None:
         check_seeds(config.seeds)
     if config.report is not None and not FOLDER.fullmatch(config.report):
@@ -70,7 +71,9 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     directory = Path(config.directory)
     runs: dict[Scenario, DictConfig] = {}
     left_out: dict[str, str] = {}
-    for scenario in select(config.scenarios):
+    scenarios = select(config.scenarios)
+    bounded = _bounded(config, scenarios)
+    for scenario in scenarios:
         run = _run_of(config, scenario, files)
         if reason := _missing_trace(run):
             left_out[str(scenario)] = reason
@@ -85,7 +88,6 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
             build_policy(run, name)  # refuses what would only fail after a while
             if name not in kinds:
                 kinds[name] = _kind(run, name)
-    bounded = select(config.bound_scenarios)
     asked = {scenario: _asked_of(config, run, scenario in bounded) for scenario, run in runs.items()}
     claim(config, ())
     jobs = []
@@ -163,6 +165,18 @@ def _trained_of(
         if node is not None and not isinstance(innermost(build(node, f"policies.{name}")), Trainable):
             folders.setdefault(listed, folders[name])
     return {name: folder for name, folder in folders.items() if name in run.policies}
+
+
+def _bounded(config: DictConfig, scenarios: Sequence[Scenario]) -> set[Scenario]:
+    """Those of the scenarios that the bound is played in; a pattern without a load fits all loads."""
+    patterns = patterns_of(config.bound_scenarios)
+    found = [{each for each in scenarios if each.fits(pattern)} for pattern in patterns]
+    if not all(found) or not found:
+        raise ConfigError(
+            f"bound_scenarios: {config.bound_scenarios} must be some of the scenarios,"
+            f" {', '.join(map(str, scenarios))}"
+        )
+    return set.union(*found)
 
 
 def _asked_of(config: DictConfig, run: DictConfig, is_bounded: bool) -> list[Cell]:

@@ -43,6 +43,10 @@ class Scenario(NamedTuple):
         """As a user writes it, and what its folder is called."""
         return f"{self.name}@{self.load}"
 
+    def fits(self, pattern: str) -> bool:
+        """Whether it is meant by a name or pattern; one without ``@LOAD`` means all loads."""
+        return fnmatchcase(str(self), pattern if "@" in pattern else f"{pattern}@*")
+
     def config(self, split: str, settings: Mapping[str, Any] | DictConfig | None = None) -> DictConfig:
         """The config of ``routegym-evaluate`` with this scenario's seeds and warm-up, but without policies.
 
@@ -102,14 +106,14 @@ def select(patterns: Any) -> list[Scenario]:
     Raises:
         ConfigError: There is no pattern, or one fits no scenario; names those that there are.
     """
-    wanted = ["*"] if patterns == "all" else [patterns] if isinstance(patterns, str) else patterns
+    wanted = patterns_of(patterns)
     if not wanted:
         raise ConfigError(
             "scenarios: there is none; write all, or NAME, NAME@LOAD or patterns such as prefix_*"
         )
     chosen: dict[Scenario, None] = {}
     for pattern in wanted:
-        name, _, load = str(pattern).partition("@")
+        name, _, load = pattern.partition("@")
         fitting = [each for each in names() if fnmatchcase(each, name)]
         if not fitting or (load and not load.isdecimal()):
             raise ConfigError(
@@ -119,6 +123,13 @@ def select(patterns: Any) -> list[Scenario]:
         for each in fitting:
             chosen |= dict.fromkeys([Scenario(each, int(load))] if load else suite(each))
     return sorted(chosen)
+
+
+def patterns_of(asked: Any) -> list[str]:
+    """The patterns of a setting: ``all``, one or several."""
+    if asked == "all":
+        return ["*"]
+    return [asked] if isinstance(asked, str) else [str(each) for each in asked or ()]
 
 
 def _composed(program: str, overrides: list[str]) -> DictConfig:

@@ -202,6 +202,14 @@ def test_the_bound_is_played_where_it_is_asked_for(tmp_path):
     assert "The bound was not played in equal@60." in (tmp_path / "table.md").read_text()
 
 
+@pytest.mark.parametrize("asked", ["all", "throttled", "[th*@60]"])
+def test_the_bound_is_played_at_loads_that_are_not_of_the_suite(tmp_path, asked):
+    of_bound = "policy=[random]", *BOUNDED, "seeds=[0]", f"bound_scenarios={asked}"
+    summary = run(tmp_path, "scenarios=[throttled@60]", *of_bound)
+    assert "clairvoyant" in summary["scenarios"]["throttled@60"]["means"]
+    assert summary["without_bound"] == []
+
+
 def test_slices_share_cells_and_have_reports_of_their_own(tmp_path):
     run(tmp_path, "scenarios=[equal@60]", "policy=[random]", "seeds=[0]")
     whole, stamps = files(tmp_path, "config.yaml"), (tmp_path / "table.md").stat().st_mtime_ns
@@ -296,6 +304,14 @@ def test_what_was_not_trained_for_one_of_the_scenarios_is_told_before_anything_i
             ["policy=[random]", "scenarios=equal@60", *BOUNDED, "bound_seeds=[]"],
             r"bound_seeds: \[\] must be some of the seeds",
         ),
+        (["policy=[random]", "bound_scenarios=equal"], "bound_scenarios: there is no policy clairvoyant"),
+        *[
+            (
+                ["policy=[random]", "scenarios=equal@60", *BOUNDED, f"bound_scenarios={asked}"],
+                "bound_scenarios: .* must be some of the scenarios, equal@60$",
+            )
+            for asked in ("throttled", "equal@80", "[equal,none]", "[]", "null")
+        ],
         (["policy=[random]", "num_workers=0"], "num_workers: 0 must be at least 1"),
         (
             ["policy=[random]", "+trained.other=x", "scenarios=azure"],
