@@ -92,7 +92,7 @@ def with_tuned(
         scenario: Where they are to route.
 
     Raises:
-        ConfigError: A setting is none of the policy's; names both.
+        ConfigError: A setting is none of the policy's; names both. Or two policies would have one name.
     """
     result: dict[str, Any] = {}
     for name, node in policies.items():
@@ -101,8 +101,9 @@ def with_tuned(
             settings = constants_of(constants, scenario, name)
             if settings is None:
                 continue
-            if (listed := listed_as(name, word)) in policies:
-                raise ConfigError(f"policies.{listed}: the tuned {name} has this name; choose another")
+            listed = listed_as(name, word)
+            if listed in policies or listed in result:
+                raise ConfigError(f"policies.{listed}: the tuned {name} has this name too; choose another")
             result[listed] = _with_settings(name, node, settings, scenario)
     return result
 

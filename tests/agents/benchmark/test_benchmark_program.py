@@ -210,6 +210,14 @@ def test_the_bound_is_played_at_loads_that_are_not_of_the_suite(tmp_path, asked)
     assert summary["without_bound"] == []
 
 
+def test_two_tuned_policies_of_one_name_are_refused(tmp_path):
+    path = tmp_path / "tuned.json"
+    path.write_text(json.dumps({"equal": {"a": {"waiting_weight": 2.0}, "a_b": {"waiting_weight": 3.0}}}))
+    policies = "+agent@policies.a=vllm_dp", "+agent@policies.a_b=vllm_dp"
+    with pytest.raises(ConfigError, match=r"policies.a_b_c: the tuned a_b has this name too"):
+        run(tmp_path / "run", "scenarios=[equal@60]", *policies, f"tuned={{b_c:{path},c:{path}}}")
+
+
 def test_slices_share_cells_and_have_reports_of_their_own(tmp_path):
     run(tmp_path, "scenarios=[equal@60]", "policy=[random]", "seeds=[0]")
     whole, stamps = files(tmp_path, "config.yaml"), (tmp_path / "table.md").stat().st_mtime_ns
