@@ -10,7 +10,7 @@ directory then lie
 * ``results.parquet``: one row per scenario, policy and seed (``agents.metrics.figures``);
 * ``summary.json``: each scenario's ``agents.benchmark.standings``, and all of them together
   (``agents.benchmark.aggregate``);
-* ``table.md``, ``profiles.png``, ``against_best_rule.png``.
+* ``table.md``, ``profiles.png``, ``against_best_rule.png``; ``config.yaml``.
 
 Several slices of one benchmark share their cells: with ``report=NAME`` all but the cells lies in that folder.
 
@@ -68,7 +68,6 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     if config.report is not None and not FOLDER.fullmatch(config.report):
         raise ConfigError(f"report: {config.report!r} must be a folder's name, of letters, digits, - and _")
     files = _files_of(config)
-    directory = Path(config.directory)
     runs: dict[Scenario, DictConfig] = {}
     left_out: dict[str, str] = {}
     scenarios = select(config.scenarios)
@@ -89,7 +88,9 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
             if name not in kinds:
                 kinds[name] = _kind(run, name)
     asked = {scenario: _asked_of(config, run, scenario in bounded) for scenario, run in runs.items()}
-    claim(config, ())
+    reported = config.copy()
+    reported.directory = str(Path(config.directory) / (config.report or ""))
+    told = claim(reported, ())
     jobs = []
     for scenario, run in runs.items():
         jobs += cells.missing(run, claim(run, WORLD), asked[scenario])
@@ -112,7 +113,6 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         "left_out": left_out,
         "without_tuned_constants": {name: scenarios for name, scenarios in without.items() if scenarios},
     }
-    told = directory / (config.report or "")
     summary = report(told, {each: (runs[each], asked[each]) for each in runs}, kinds, about)
     print(f"results: {told}")
     return summary
