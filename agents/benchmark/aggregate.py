@@ -49,14 +49,13 @@ def verdict(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         ``num_scenarios``; ``num_better`` and ``num_worse``: with the interval clear of zero, or worse because
         it served nobody on one of the streams; ``num_ahead``: ahead of every rule, corrected for their
-        number; ``worst``: the greatest difference and its scenario; ``median_gap_closed``: of the means over
-        seeds, None without a bound.
+        number; ``worst``: the greatest difference and its scenario; ``median_gap_closed`` and
+        ``median_gap_closed_there``: of the means over seeds, None without a bound.
     """
     differences = {name: row["against_best_rule"] for name, row in rows.items() if "against_best_rule" in row}
     known = {name: each for name, each in differences.items() if None not in each}
     values = {name: np.inf if each[0] is None else each[0] for name, each in differences.items()}
     worst = max(values, key=lambda name: values[name], default=None)
-    shares = [row["gap_closed"][0] for row in rows.values() if row.get("gap_closed", [None])[0] is not None]
     chances = [row.get("p_of_rules") for row in rows.values()]
     return {
         "num_scenarios": len(rows),
@@ -65,8 +64,14 @@ def verdict(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         + sum(value is None for value, _, _ in differences.values()),
         "num_ahead": sum(p is not None and p <= SIGNIFICANT for p in chances),
         "worst": None if worst is None else [worst, differences[worst][0]],
-        "median_gap_closed": float(np.median(shares)) if shares else None,
+        **{f"median_{key}": _median_of(rows, key) for key in ("gap_closed", "gap_closed_there")},
     }
+
+
+def _median_of(rows: Mapping[str, Mapping[str, Any]], key: str) -> float | None:
+    """Of the estimates of this name, where there are any."""
+    shares = [row[key][0] for row in rows.values() if key in row]
+    return float(np.median(shares)) if shares else None
 
 
 def _stratified(scores: Sequence[Floats], statistic: Any, seed: int) -> Estimate:

@@ -51,8 +51,9 @@ def standings(results: pd.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, Any
         ``best_rule`` (None without one), ``winner``, ``winner_is_certain`` (corrected, at ``SIGNIFICANT``),
         ``policies``: name, the best first -> ``mean`` and ``against_best_rule`` as ``[value, low, high]``,
         ``p_of_winner``, ``p_of_rules`` (of what learns), ``gap_closed`` (of ``OF_BOUND`` alone): the share of
-        the way from the best rule to the bound, on the bound's seeds, where there is one; and ``beaten_by``:
-        who did better there than the plan that was to be the bound, so that there is none.
+        the way from the best rule to the bound, on the bound's seeds, where there is one;
+        ``gap_closed_there``: the same from the rule that is best on the bound's seeds alone; and
+        ``beaten_by``: who did better there than the plan that was to be the bound, so that there is none.
     """
     tables = {
         str(name): rows.set_index("seed").sort_index() for name, rows in results.groupby("policy", sort=False)
@@ -88,9 +89,13 @@ def _standings(
     bound = next((values[name] for name in order if has_bound and kinds[name] == "bound"), None)
     racing = [name for name in order if kinds[name] != "bound"]
     beaten_by: list[str] = []
+    best_there = None
     if bound is not None:  # who served nobody on one of its streams did no better
-        planned = bound.fillna(np.inf).mean()
-        beaten_by = [name for name in racing if values[name][bound.index].fillna(np.inf).mean() < planned]
+        there = {name: values[name][bound.index] for name in racing}
+        beaten_by = [
+            name for name in racing if there[name].fillna(np.inf).mean() < bound.fillna(np.inf).mean()
+        ]
+        best_there = best_rule(there, kinds)
     winner, others = racing[0], racing[1:]
     p_values = holm([_p_behind(values[name], values[winner]) for name in others])
     corrected = dict(zip(others, p_values, strict=True))
@@ -101,10 +106,10 @@ def _standings(
         if best is not None and name != best:
             row["against_best_rule"] = _row(relative_difference(own, values[best][own.index]))
         if best is not None and bound is not None and not beaten_by:
-            seeds = bound.index
-            gap = _row(share_of_gap_closed(own[seeds], values[best][seeds], bound))
-            if gap[0] is not None:
-                row["gap_closed"] = gap
+            for key, rule in (("gap_closed", best), ("gap_closed_there", best_there)):
+                gap = [None] if rule is None else _row(_gap_closed(own, values[rule], bound))
+                if gap[0] is not None:
+                    row[key] = gap
         if kinds[name] == "learned" and (rules := [each for each in order if kinds[each] == "rule"]):
             row["p_of_rules"] = _plain(float(np.max(holm([_p_behind(values[each], own) for each in rules]))))
         if name in corrected:
@@ -117,6 +122,11 @@ def _standings(
         "winner_is_certain": bool(others) and all(p <= SIGNIFICANT for p in corrected.values()),
         "policies": policies,
     }
+
+
+def _gap_closed(own: pd.Series, rule: pd.Series, bound: pd.Series) -> Estimate:
+    """On the bound's streams."""
+    return share_of_gap_closed(own[bound.index], rule[bound.index], bound)
 
 
 def _p_behind(values: pd.Series, winner: pd.Series) -> float:

@@ -85,7 +85,11 @@ def test_performance_profile_is_a_distribution_function():
 def test_verdict_counts_intervals_clear_of_zero():
     rows = {
         "a@80": {"against_best_rule": [-0.2, -0.3, -0.1], "gap_closed": [0.8, 0.7, 0.9], "p_of_rules": 0.01},
-        "b@80": {"against_best_rule": [-0.1, -0.3, 0.1], "gap_closed": [0.2, 0.1, 0.3]},
+        "b@80": {
+            "against_best_rule": [-0.1, -0.3, 0.1],
+            "gap_closed": [0.2, 0.1, 0.3],
+            "gap_closed_there": [0.1, None, None],
+        },
         "c@80": {"against_best_rule": [0.04, 0.01, 0.1], "gap_closed": [0.4, 0.1, 0.3]},
         "d@80": {},
     }
@@ -96,6 +100,7 @@ def test_verdict_counts_intervals_clear_of_zero():
         "num_ahead": 1,
         "worst": ["c@80", 0.04],
         "median_gap_closed": 0.4,
+        "median_gap_closed_there": 0.1,
     }
     assert aggregate.verdict({"d@80": {}})["worst"] is None
     nobody_served = aggregate.verdict(rows | {"e@80": {"against_best_rule": [None, None, None]}})
@@ -165,6 +170,18 @@ def test_the_bound_may_be_on_some_of_the_streams():
     assert policies["clairvoyant"]["against_best_rule"][0] == pytest.approx(-0.5)
     saved = 0.2 * STREAM[:3].sum() / STREAM.sum()
     assert policies["mine"]["against_best_rule"][0] == pytest.approx(-saved)
+
+
+def test_the_gap_is_told_from_the_rule_that_is_best_on_the_bounds_streams_too():
+    table = results(good=1.0, bad=1.5, mine=0.8, clairvoyant=0.5)
+    table.loc[(table.policy == "bad") & (table.seed <= 2), list(FIGURES)] = 0.9 * np.repeat(
+        STREAM[:3, None], 2, axis=1
+    )
+    standing = standings(table[(table.policy != "clairvoyant") | (table.seed <= 2)], KINDS)["ttft_mean_s"]
+    mine = standing["policies"]["mine"]
+    assert standing["best_rule"] == "good"
+    assert mine["gap_closed"][0] == pytest.approx(0.2 / 0.5)
+    assert mine["gap_closed_there"][0] == pytest.approx(0.1 / 0.4)
 
 
 def test_a_lead_by_chance_is_no_certain_win():
