@@ -131,7 +131,7 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"The bound was played on seeds {seeds} alone: its own means are of those, and so is all that it"
             " is compared by. It was searched for the least mean, and is no bound of P99. From the best"
-            " there: the gap from the rule that is the best on those streams, chosen with hindsight among few."
+            " there: the gap from the rule that is best on those streams alone, chosen with hindsight."
         )
     if summary["without_bound"]:
         notes.append(f"The bound was not played in {', '.join(summary['without_bound'])}.")

@@ -14,6 +14,7 @@ the names of what it tunes end in: ``{"tuned": ..., "tuned_p99": ...}``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.benchmark.scenario import Scenario, names
-from agents.files import read_json
 from conf.build import ConfigError
 
 WORD = "tuned"
@@ -55,7 +55,12 @@ def load(path: str | Path) -> Constants:
     """Read a file of tuned constants. Raises ``ConfigError`` naming what is wrong with it."""
     if not Path(path).is_file():
         raise ConfigError(f"tuned: there is no file {path}")
-    read = read_json(Path(path))
+    try:
+        read = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(
+            f"tuned: {path}: not JSON ({error}); mend it, or gather it anew by python -m agents.tuning.tuned"
+        ) from error
     if not isinstance(read, dict):
         raise ConfigError(f"tuned: {path} holds no object: scenario -> policy -> setting -> value")
     constants: dict[str, dict[str, dict[str, Any]]] = {

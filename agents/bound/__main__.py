@@ -1,6 +1,6 @@
 """``python -m agents.bound``: between what the best mean TTFT of each episode lies.
 
-    python -m agents.bound +agent@policies.bound=clairvoyant reference=bound cluster=h100x8 seeds=[0,1,2]
+    python -m agents.bound +agent@policies.bound=clairvoyant cluster=h100x8 seeds=[0,1,2]
 
 Takes the config of ``routegym-evaluate`` and looks at its clairvoyants. The figures are of all requests,
 those of the warm-up too.

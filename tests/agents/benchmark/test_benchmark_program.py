@@ -145,6 +145,12 @@ def test_file_of_constants_that_does_not_fit_is_named(tmp_path, written, message
     assert not (tmp_path / "run").exists()
 
 
+def test_file_of_constants_that_is_no_json_is_named(tmp_path):
+    (path := tmp_path / "tuned.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"tuned: \S+tuned.json: not JSON .*; mend it, or gather it anew"):
+        run(tmp_path / "run", SLICE, "policy=[vllm_dp]", f"tuned={path}")
+
+
 def test_constants_for_the_mean_and_for_the_tail_run_side_by_side(tmp_path):
     paths = [tmp_path / "tuned.json", tmp_path / "tail.json"]
     for path, weight in zip(paths, (9.0, 2.0), strict=True):
