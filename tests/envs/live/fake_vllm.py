@@ -140,9 +140,11 @@ class FakeVllm:
             transport.abort()
         server = runner.server
         await runner.cleanup()
-        for connection in server.connections:  # accepted meanwhile
-            if connection.transport is not None:
-                connection.transport.abort()
+        for _ in range(10):  # turns, of which what was accepted meanwhile takes some until it is a connection
+            for connection in server.connections:
+                if connection.transport is not None:
+                    connection.transport.abort()
+            await asyncio.sleep(0)
         await asyncio.sleep(0.01)  # in which what was aborted is closed
 
     async def _models(self, request: web.Request) -> web.Response:
