@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from agents.benchmark.aggregate import performance_profile
@@ -89,6 +90,7 @@ def _of_costs(axis: Axes, figure: str) -> None:
     """Say that the x axis is of costs, in plain numbers."""
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
     axis.xaxis.set_minor_formatter("{x:g}")
     axis.set_xlabel(f"{HEADINGS[figure]}, times the best rule's")
     axis.grid(alpha=0.3)
