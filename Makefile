@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The networks here are too small for a second thread, which only waits where other work wants the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo check-demo docs distill distill-demo distill-attack reference reference-distill reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router routebench routebench-bound routebench-fresh routebench-loads routebench-all train-routebench tune-routebench tune-routebench-tail reference-routebench reliability memory many-routers served fuzz parity plugs sweeps golden lint types clean
+.PHONY: help demo check-demo docs distill distill-demo distill-attack reference reference-distill reference-fidelity browser test vllm differential live fidelity fidelity-cpu robustness harden live-attack reference-robustness reference-router bench bench-live bench-peers bench-router routebench routebench-bound routebench-fresh routebench-loads routebench-all train-routebench tune-routebench tune-routebench-loads tune-routebench-tail reference-routebench reliability memory many-routers served fuzz parity plugs sweeps golden lint types clean
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -154,7 +154,8 @@ routebench-fresh: $(VENV)/.installed  ## The same on the ten streams alone that 
 	$(BIN)/python $(BENCHMARK) policy=[$(STRONG),$(LEARNED)] scenarios=[$(AT_80)] seeds=[$(FRESH)] report=fresh
 
 routebench-loads: $(VENV)/.installed  ## The same at 60 and 95 % load, in the four scenarios that have them, on ten streams (a quarter of an hour).
-	$(BIN)/python $(BENCHMARK) policy=[$(STRONG),$(LEARNED)] scenarios=[$(OTHER_LOADS)] report=loads
+	$(BIN)/python $(BENCHMARK) +tuned.tuned_at_load=$(CONSTANTS)_at_load.json +tuned.tuned_p99_at_load=$(CONSTANTS)_p99_at_load.json \
+	  policy=[$(STRONG),$(LEARNED)] scenarios=[$(OTHER_LOADS)] report=loads
 
 # The bound takes minutes for a stream, where all others take seconds: one stream of each scenario. In weka's closed loop
 # it takes half an hour, since what is sent there follows from what was decided.
@@ -181,6 +182,8 @@ space := $(subst ,, )
 # The scrapes are the world of equal, whose constants they take.
 WORLDS := $(addprefix bench/,$(filter-out scrape_%,$(subst $(comma), ,$(subst @80,,$(AT_80)))))
 TUNE := -m agents.tune -m hydra/launcher=local experiment=$(subst $(space),$(comma),$(WORLDS)) scenario.split=tune
+TUNE_LOADS := -m agents.tune -m hydra/launcher=local scenario.load=60,95 scenario.split=tune \
+  experiment=bench/equal,bench/fast_slow,bench/lodestar,bench/mooncake
 GATHERED := --all-loads --same $(addsuffix =equal,scrape_50ms scrape_1s scrape_10s scrape_30s)
 # As many streams for each: what has more constants than those of a rule, and less to gain by each, on a third stream.
 tune-routebench: $(VENV)/.installed  ## Tune rules and learners for RouteBench's scenarios, alike (hours; it can be stopped).
@@ -195,6 +198,16 @@ tune-routebench-tail: $(VENV)/.installed  ## The same for P99 instead of the mea
 	$(BIN)/python $(TUNE) name=tune_p99 objective=ttft_p99_s agent=marginal_delay num_trials=13 'seeds=[1000,1001,1002]' \
 	  +space.externality.low=0.0 +space.externality.high=1.0
 	$(BIN)/python -m agents.tuning.tuned runs/tune_p99 $(CONSTANTS)_p99.json $(GATHERED)
+
+# What is tuned above is tuned at 80 % load.
+tune-routebench-loads: $(VENV)/.installed  ## The same at 60 and 95 % load, in the four scenarios that have them (an hour).
+	$(BIN)/python $(TUNE_LOADS) name=tune_loads agent=$(TUNED) num_trials=20 'seeds=[1000,1001]'
+	$(BIN)/python $(TUNE_LOADS) name=tune_loads agent=marginal_delay num_trials=13 'seeds=[1000,1001,1002]'
+	$(BIN)/python $(TUNE_LOADS) name=tune_loads_p99 objective=ttft_p99_s agent=$(TUNED_TAIL) num_trials=20 'seeds=[1000,1001]'
+	$(BIN)/python $(TUNE_LOADS) name=tune_loads_p99 objective=ttft_p99_s agent=marginal_delay num_trials=13 'seeds=[1000,1001,1002]' \
+	  +space.externality.low=0.0 +space.externality.high=1.0
+	$(BIN)/python -m agents.tuning.tuned runs/tune_loads $(CONSTANTS)_at_load.json
+	$(BIN)/python -m agents.tuning.tuned runs/tune_loads_p99 $(CONSTANTS)_p99_at_load.json
 
 reference-routebench:  ## Keep the last RouteBench as the one that the README shows.
 	mkdir -p runs/reference/routebench
