@@ -12,7 +12,8 @@ directory then lie
   (``agents.benchmark.aggregate``);
 * ``table.md``, ``profiles.png``, ``against_best_rule.png``; ``config.yaml``.
 
-Several slices of one benchmark share their cells: with ``report=NAME`` all but the cells lies in that folder.
+Several slices of one benchmark share their cells: with ``report=NAME`` all but the cells lies in that folder,
+each scenario's ``config.yaml`` too, by which ``agents.compare`` tells its world.
 
 Rules are all policies that do not learn, but for one named ``clairvoyant``, which is the bound. A scenario
 whose trace is not there is left out, and said to be. All but the decision times in ``cells/*.json`` and
@@ -94,6 +95,10 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     jobs = []
     for scenario, run in runs.items():
         jobs += cells.missing(run, claim(run, WORLD), asked[scenario])
+        if config.report is not None:  # the cells' config is of the last slice, and has other policies then
+            own = run.copy()
+            own.directory = str(told / str(scenario))
+            claim(own, ())
     for _ in run_jobs(cells.make, jobs, config.num_workers, "streams"):
         pass
     without = {

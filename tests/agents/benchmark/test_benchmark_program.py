@@ -13,6 +13,7 @@ from agents.benchmark.__main__ import _run_of, benchmark
 from agents.benchmark.scenario import Scenario
 from agents.cells import build_policy
 from agents.config import register_policy_group
+from agents.leaderboard.runs import find
 from agents.metrics import figures
 from agents.train import train
 from conf.build import ConfigError
@@ -235,6 +236,9 @@ def test_slices_share_cells_and_have_reports_of_their_own(tmp_path):
     assert {path.name for path in (tmp_path / "both").iterdir()} >= {"table.md", "summary.json"}
     assert OmegaConf.load(tmp_path / "both" / "config.yaml").report == "both"
     assert whole.items() <= files(tmp_path, "*@60/config.yaml").items()
+    run(tmp_path, "scenarios=[equal@60]", "policy=[round_robin]", "report=other")
+    assert {tuple(each.policies) for each in find([tmp_path / "both"])} == {("random",)}
+    assert {tuple(each.policies) for each in find([tmp_path / "other"])} == {("round_robin",)}
     with pytest.raises(ConfigError, match=r"report: '\.\./x' must be a folder's name"):
         run(tmp_path, "scenarios=[equal@60]", "policy=[random]", "report=../x")
 
