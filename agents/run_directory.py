@@ -21,12 +21,13 @@ MAX_NAME = 120
 """Characters of a folder's name that tell what is in it; file systems allow 255 bytes."""
 
 
-def claim(config: DictConfig, compared: Iterable[str]) -> Path:
+def claim(config: DictConfig, compared: Iterable[str], *, keep: bool = False) -> Path:
     """Return ``config.directory``, made if need be and marked as this config's in ``config.yaml``.
 
     Args:
         config: A program's whole config.
         compared: Top-level keys that must be as they were where the directory already holds a run.
+        keep: Leave a config that is there, and fits, as it is.
 
     Raises:
         ValueError: where the directory holds a run of another config; names the first key that differs.
@@ -49,7 +50,8 @@ def claim(config: DictConfig, compared: Iterable[str]) -> Path:
                     f"{directory} holds a run of another config ({difference}):"
                     " give this one another name=, or delete that directory"
                 )
-    write(path, lambda temporary: OmegaConf.save(OmegaConf.create(wanted), temporary))
+    if not (keep and path.exists()):
+        write(path, lambda temporary: OmegaConf.save(OmegaConf.create(wanted), temporary))
     return directory
 
 

@@ -94,8 +94,9 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     told = claim(reported, ())
     jobs = []
     for scenario, run in runs.items():
-        jobs += cells.missing(run, claim(run, WORLD), asked[scenario])
-        if config.report is not None:  # the cells' config is of the last slice, and has other policies then
+        whole = config.report is None
+        jobs += cells.missing(run, claim(run, WORLD, keep=not whole), asked[scenario])
+        if not whole:  # the config beside the cells is of the report that lies above them
             own = run.copy()
             own.directory = str(told / str(scenario))
             claim(own, ())
