@@ -153,7 +153,7 @@ routebench: $(VENV)/.installed  ## Run RouteBench at 80 % load: what learns agai
 routebench-fresh: $(VENV)/.installed  ## The same on the ten streams alone that nobody had looked at (half of it).
 	$(BIN)/python $(BENCHMARK) policy=[$(STRONG),$(LEARNED)] scenarios=[$(AT_80)] seeds=[$(FRESH)] report=fresh
 
-routebench-loads: $(VENV)/.installed  ## The same at 60 and 95 % load, in the four scenarios that have them, on ten streams (a quarter of an hour).
+routebench-loads: $(VENV)/.installed  ## The same at 60 and 95 % load, in the four scenarios that have them, on ten streams (half an hour).
 	$(BIN)/python $(BENCHMARK) +tuned.tuned_at_load=$(CONSTANTS)_at_load.json +tuned.tuned_p99_at_load=$(CONSTANTS)_p99_at_load.json \
 	  policy=[$(STRONG),$(LEARNED)] scenarios=[$(OTHER_LOADS)] report=loads
 
@@ -181,31 +181,33 @@ comma := ,
 space := $(subst ,, )
 # The scrapes are the world of equal, whose constants they take.
 WORLDS := $(addprefix bench/,$(filter-out scrape_%,$(subst $(comma), ,$(subst @80,,$(AT_80)))))
-TUNE := -m agents.tune -m hydra/launcher=local experiment=$(subst $(space),$(comma),$(WORLDS)) scenario.split=tune
-TUNE_LOADS := -m agents.tune -m hydra/launcher=local scenario.load=60,95 scenario.split=tune \
-  experiment=bench/equal,bench/fast_slow,bench/lodestar,bench/mooncake
-GATHERED := --all-loads --same $(addsuffix =equal,scrape_50ms scrape_1s scrape_10s scrape_30s)
+TUNE := -m agents.tune -m hydra/launcher=local scenario.split=tune
+AT_WORLDS := experiment=$(subst $(space),$(comma),$(WORLDS))
+AT_LOADS := scenario.load=60,95 experiment=bench/equal,bench/fast_slow,bench/lodestar,bench/mooncake
 # As many streams for each: what has more constants than those of a rule, and less to gain by each, on a third stream.
+RULES := num_trials=20 'seeds=[1000,1001]'
+LEARNER := agent=$(LEARNED) num_trials=13 'seeds=[1000,1001,1002]'
+# For the tail a request may care less for others: what is bought for the mean is paid for by the few that wait longest.
+TAIL := objective=ttft_p99_s
+CARELESS := +space.externality.low=0.0 +space.externality.high=1.0
+GATHERED := --all-loads --same $(addsuffix =equal,scrape_50ms scrape_1s scrape_10s scrape_30s)
 tune-routebench: $(VENV)/.installed  ## Tune rules and learners for RouteBench's scenarios, alike (hours; it can be stopped).
-	$(BIN)/python $(TUNE) name=tune agent=$(TUNED) num_trials=20 'seeds=[1000,1001]'
-	$(BIN)/python $(TUNE) name=tune agent=marginal_delay num_trials=13 'seeds=[1000,1001,1002]'
+	$(BIN)/python $(TUNE) $(AT_WORLDS) name=tune agent=$(TUNED) $(RULES)
+	$(BIN)/python $(TUNE) $(AT_WORLDS) name=tune $(LEARNER)
 	$(BIN)/python -m agents.tuning.tuned runs/tune $(CONSTANTS).json $(GATHERED)
 
 # Of rules, those whose P99 was within a tenth of the best when they were tuned for the mean; the others' was 1.8 times it.
-# For the tail a request may care less for others: what is bought for the mean is paid for by the few that wait longest.
 tune-routebench-tail: $(VENV)/.installed  ## The same for P99 instead of the mean, of the three rules that come near the best in it.
-	$(BIN)/python $(TUNE) name=tune_p99 objective=ttft_p99_s agent=$(TUNED_TAIL) num_trials=20 'seeds=[1000,1001]'
-	$(BIN)/python $(TUNE) name=tune_p99 objective=ttft_p99_s agent=marginal_delay num_trials=13 'seeds=[1000,1001,1002]' \
-	  +space.externality.low=0.0 +space.externality.high=1.0
+	$(BIN)/python $(TUNE) $(AT_WORLDS) name=tune_p99 $(TAIL) agent=$(TUNED_TAIL) $(RULES)
+	$(BIN)/python $(TUNE) $(AT_WORLDS) name=tune_p99 $(TAIL) $(LEARNER) $(CARELESS)
 	$(BIN)/python -m agents.tuning.tuned runs/tune_p99 $(CONSTANTS)_p99.json $(GATHERED)
 
 # What is tuned above is tuned at 80 % load.
-tune-routebench-loads: $(VENV)/.installed  ## The same at 60 and 95 % load, in the four scenarios that have them (an hour).
-	$(BIN)/python $(TUNE_LOADS) name=tune_loads agent=$(TUNED) num_trials=20 'seeds=[1000,1001]'
-	$(BIN)/python $(TUNE_LOADS) name=tune_loads agent=marginal_delay num_trials=13 'seeds=[1000,1001,1002]'
-	$(BIN)/python $(TUNE_LOADS) name=tune_loads_p99 objective=ttft_p99_s agent=$(TUNED_TAIL) num_trials=20 'seeds=[1000,1001]'
-	$(BIN)/python $(TUNE_LOADS) name=tune_loads_p99 objective=ttft_p99_s agent=marginal_delay num_trials=13 'seeds=[1000,1001,1002]' \
-	  +space.externality.low=0.0 +space.externality.high=1.0
+tune-routebench-loads: $(VENV)/.installed  ## Both at 60 and 95 % load, in the four scenarios that have them (an hour).
+	$(BIN)/python $(TUNE) $(AT_LOADS) name=tune_loads agent=$(TUNED) $(RULES)
+	$(BIN)/python $(TUNE) $(AT_LOADS) name=tune_loads $(LEARNER)
+	$(BIN)/python $(TUNE) $(AT_LOADS) name=tune_loads_p99 $(TAIL) agent=$(TUNED_TAIL) $(RULES)
+	$(BIN)/python $(TUNE) $(AT_LOADS) name=tune_loads_p99 $(TAIL) $(LEARNER) $(CARELESS)
 	$(BIN)/python -m agents.tuning.tuned runs/tune_loads $(CONSTANTS)_at_load.json
 	$(BIN)/python -m agents.tuning.tuned runs/tune_loads_p99 $(CONSTANTS)_p99_at_load.json
 

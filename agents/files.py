@@ -51,12 +51,12 @@ def write_json(path: Path, value: Any) -> None:
     write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON. Raises ``ValueError`` naming the file where it is none."""
+def read_json(path: Path, mend: str = "delete it to make it anew") -> Any:
+    """Read JSON. Raises ``ValueError`` naming a file that is none, and what ``mend`` says to do."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); delete it to make it anew") from error
+        raise ValueError(f"{path}: not JSON ({error}); {mend}") from error
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:

@@ -92,9 +92,9 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     reported = config.copy()
     reported.directory = str(Path(config.directory) / (config.report or ""))
     told = claim(reported, ())
+    whole = config.report is None
     jobs = []
     for scenario, run in runs.items():
-        whole = config.report is None
         jobs += cells.missing(run, claim(run, WORLD, keep=not whole), asked[scenario])
         if not whole:  # the config beside the cells is of the report that lies above them
             own = run.copy()

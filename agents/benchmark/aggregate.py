@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from agents.benchmark.standings import SIGNIFICANT
+from agents.benchmark.standings import GAPS, SIGNIFICANT
 from agents.comparison import Estimate, bootstrap
 
 Floats = NDArray[np.float64]
@@ -64,7 +64,7 @@ def verdict(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         + sum(value is None for value, _, _ in differences.values()),
         "num_ahead": sum(p is not None and p <= SIGNIFICANT for p in chances),
         "worst": None if worst is None else [worst, differences[worst][0]],
-        **{f"median_{key}": _median_of(rows, key) for key in ("gap_closed", "gap_closed_there")},
+        **{f"median_{key}": _median_of(rows, key) for key in GAPS},
     }
 
 

@@ -32,6 +32,8 @@ FIGURES = ("ttft_mean_s", "ttft_p99_s")
 """What policies are ranked by; the lower the better."""
 OF_BOUND = "ttft_mean_s"
 """What the bound is of: it searches for the least mean, and its P99 is what comes with that."""
+GAPS = ("gap_closed", "gap_closed_there")
+"""Shares of the way to the bound, from the best rule and from the one that is best on the bound's streams."""
 SHOWN = ("ttft_p50_s", "tpot_mean_s", "e2e_mean_s", "frac_slo_met", "frac_prefix_hits", "load_imbalance")
 SHOWN_ALSO = ("num_requests", "num_failed", "num_retries", "num_preemptions")
 """Means over seeds, beside the figures."""
@@ -89,13 +91,15 @@ def _standings(
     bound = next((values[name] for name in order if has_bound and kinds[name] == "bound"), None)
     racing = [name for name in order if kinds[name] != "bound"]
     beaten_by: list[str] = []
-    best_there = None
+    gaps: dict[str, tuple[pd.Series, pd.Series]] = {}  # where each begins and ends
     if bound is not None:  # who served nobody on one of its streams did no better
         there = {name: values[name][bound.index] for name in racing}
         beaten_by = [
             name for name in racing if there[name].fillna(np.inf).mean() < bound.fillna(np.inf).mean()
         ]
         best_there = best_rule(there, kinds)
+        if best is not None and best_there is not None and not beaten_by:
+            gaps = dict(zip(GAPS, [(there[best], bound), (there[best_there], bound)], strict=True))
     winner, others = racing[0], racing[1:]
     p_values = holm([_p_behind(values[name], values[winner]) for name in others])
     corrected = dict(zip(others, p_values, strict=True))
@@ -105,11 +109,10 @@ def _standings(
         row: dict[str, Any] = {"kind": kinds[name], "mean": _row(mean_over_seeds(own))}
         if best is not None and name != best:
             row["against_best_rule"] = _row(relative_difference(own, values[best][own.index]))
-        if best is not None and bound is not None and not beaten_by:
-            for key, rule in (("gap_closed", best), ("gap_closed_there", best_there)):
-                gap = [None] if rule is None else _row(_gap_closed(own, values[rule], bound))
-                if gap[0] is not None:
-                    row[key] = gap
+        for key, (rule, end) in gaps.items():
+            gap = _row(share_of_gap_closed(own[end.index], rule, end))
+            if gap[0] is not None:
+                row[key] = gap
         if kinds[name] == "learned" and (rules := [each for each in order if kinds[each] == "rule"]):
             row["p_of_rules"] = _plain(float(np.max(holm([_p_behind(values[each], own) for each in rules]))))
         if name in corrected:
@@ -122,11 +125,6 @@ def _standings(
         "winner_is_certain": bool(others) and all(p <= SIGNIFICANT for p in corrected.values()),
         "policies": policies,
     }
-
-
-def _gap_closed(own: pd.Series, rule: pd.Series, bound: pd.Series) -> Estimate:
-    """On the bound's streams."""
-    return share_of_gap_closed(own[bound.index], rule[bound.index], bound)
 
 
 def _p_behind(values: pd.Series, winner: pd.Series) -> float:

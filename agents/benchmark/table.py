@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from agents import markdown
-from agents.benchmark.standings import FIGURES, OF_BOUND
+from agents.benchmark.standings import FIGURES, GAPS, OF_BOUND
 from agents.summary import NOTABLE_OVERLAP
 
-GAPS = ("gap_closed", "gap_closed_there")
 HEADINGS = {"ttft_mean_s": "mean TTFT", "ttft_p99_s": "P99 TTFT"}
 
 

@@ -14,7 +14,6 @@ the names of what it tunes end in: ``{"tuned": ..., "tuned_p99": ...}``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.benchmark.scenario import Scenario, names
+from agents.files import read_json
 from conf.build import ConfigError
 
 WORD = "tuned"
@@ -56,11 +56,9 @@ def load(path: str | Path) -> Constants:
     if not Path(path).is_file():
         raise ConfigError(f"tuned: there is no file {path}")
     try:
-        read = json.loads(Path(path).read_text(encoding="utf-8"))
+        read = read_json(Path(path), "mend it, or gather it anew by python -m agents.tuning.tuned")
     except ValueError as error:
-        raise ConfigError(
-            f"tuned: {path}: not JSON ({error}); mend it, or gather it anew by python -m agents.tuning.tuned"
-        ) from error
+        raise ConfigError(f"tuned: {error}") from error
     if not isinstance(read, dict):
         raise ConfigError(f"tuned: {path} holds no object: scenario -> policy -> setting -> value")
     constants: dict[str, dict[str, dict[str, Any]]] = {
